@@ -1,0 +1,21 @@
+# Two commands: `make asset` (environment, then a prompt becomes a 3D asset) and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+PROMPT ?= a red striped mug
+CONFIG ?= custom/dreammapping/configs/vdm-gs.yaml
+
+RUN := $(VENV)/bin/python
+
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+.PHONY: install asset test
+install: $(VENV)/.installed
+
+asset: install
+	$(RUN) launch.py --config $(CONFIG) --train system.prompt_processor.prompt="$(PROMPT)"
+
+test: install
+	$(RUN) -m pytest

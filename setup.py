@@ -1,0 +1,40 @@
+"""DreamMapping: text to 3D by score distillation, as a threestudio-style plugin."""
+from setuptools import find_packages, setup
+
+REQUIRED = [
+    "torch>=2.4",
+    "numpy>=1.24",
+    "scipy>=1.10",
+    "numba>=0.59",
+    "diffusers>=0.30",
+    "transformers>=4.40",
+    "accelerate>=0.26",
+    "safetensors>=0.4.3",
+    "huggingface_hub>=0.23",
+    "pytorch-lightning>=2.2",
+    "omegaconf>=2.3",
+    "packaging>=23",
+    "jaxtyping>=0.2.28",
+    "psutil>=5.9",
+    "pillow>=10",
+    "imageio>=2.31",
+    "imageio-ffmpeg>=0.4.9",
+    "matplotlib>=3.7",
+    "trimesh>=4.0",
+    "gsplat>=1.5,<2",
+]
+EXTRAS = {
+    "gpu": ["ninja>=1.11"],
+    "dev": ["pytest>=8.0", "ruff>=0.5"],
+}
+
+setup(
+    name="dreammapping",
+    version="0.1.0",
+    description="Text to 3D by Variational Distribution Mapping with Distribution Coefficient Annealing",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["threestudio", "threestudio.*"]),
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+)
