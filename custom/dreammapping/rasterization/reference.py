@@ -44,18 +44,21 @@ def rasterize_reference(scene: Scene) -> Rasterization:
     colors = view_colors(scene)
     images = [_render_camera(scene, projection, colors, camera) for camera in range(scene.viewmats.shape[0])]
     image = torch.stack(images)  # [C, H, W, 5]
-    rgb, accumulated_depth, alpha = image.split([3, 1, 1], dim=-1)
+    rgb, depth, alpha = image.split([3, 1, 1], dim=-1)
+    return finish(scene, rgb, alpha, depth, **projection._asdict())
+
+
+def finish(scene: Scene, rgb: Tensor, alpha: Tensor, accumulated_depth: Tensor, **projected: Tensor) -> Rasterization:
+    """Put the background behind ``rgb``, turn accumulated into expected depth, and collect ``info``."""
+    cameras = scene.viewmats.shape[0]
     if scene.background is not None:
         rgb = rgb + (1.0 - alpha) * scene.background[:, None, None, :]
     info = {
-        "means2d": projection.means2d,
-        "radii": projection.radii,
-        "depths": projection.depths,
-        "conics": projection.conics,
-        "opacities": scene.opacities.expand(scene.viewmats.shape[0], -1),
+        **projected,
+        "opacities": scene.opacities.expand(cameras, -1),
         "width": scene.width,
         "height": scene.height,
-        "n_cameras": scene.viewmats.shape[0],
+        "n_cameras": cameras,
         "gaussian_ids": None,
     }
     return Rasterization(rgb, alpha, accumulated_depth / alpha.clamp_min(DEPTH_EPS), info)
