@@ -1,0 +1,24 @@
+"""Score distillation: pure torch, no images, cameras, files or frameworks.
+
+One file per loss; importing it here registers it.
+"""
+
+from __future__ import annotations
+
+from . import sds, vdm  # noqa: F401  (registers the losses)
+from .auxiliary import AuxiliaryOptimizer, AuxiliaryUpdate
+from .cfg import CFGConvention, Guided, guide, perpendicular, seed_scale
+from .distiller import Distillation, Distiller, DistillerSettings, inject
+from .draw import NoisyDraw, draw_noise
+from .loss import LOSSES, LossContext, ScoreLoss, ScoreResult, build_loss, register_loss
+from .noise_schedule import NoiseSchedule
+from .teacher import CallCount, NoisePredictor, PromptedTeacher
+from .timesteps import TIMESTEPS, Timesteps, build_timesteps
+from .weighting import WEIGHTINGS
+
+__all__ = [
+    "AuxiliaryOptimizer", "AuxiliaryUpdate", "CFGConvention", "CallCount", "Distillation", "Distiller", "DistillerSettings",
+    "Guided", "LOSSES", "LossContext", "NoisePredictor", "NoiseSchedule", "NoisyDraw", "PromptedTeacher", "ScoreLoss",
+    "ScoreResult", "TIMESTEPS", "Timesteps", "WEIGHTINGS", "build_loss", "build_timesteps", "draw_noise", "guide", "inject",
+    "perpendicular", "register_loss", "seed_scale",
+]  # fmt: skip

@@ -1,0 +1,147 @@
+"""One step of score distillation, common to all losses: draw, noise, ask, weight, clean, inject, update, count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from .auxiliary import AuxiliaryOptimizer
+from .cfg import CFGConvention
+from .draw import NoisyDraw, draw_noise
+from .loss import ScoreLoss, ScoreResult
+from .teacher import NoisePredictor, PromptedTeacher
+from .timesteps import Timesteps, Uniform
+from .weighting import WEIGHTINGS
+
+
+@dataclass
+class DistillerSettings:
+    """The numbers of a step. `guidance_scale` and `grad_clip` may be rewritten between steps (schedules)."""
+
+    guidance_scale: float = 7.5
+    cfg_convention: CFGConvention = CFGConvention.SEED
+    """What guidance_scale means; see cfg.py."""
+    anchor: Literal["empty", "negative"] = "empty"
+    """The embedding guidance subtracts. Paper eq. 4: the empty prompt; threestudio and LucidDreamer: the negative one."""
+    weighting_strategy: str = "sds"
+    grad_scale: float = 1.0
+    grad_reduction: Literal["mean", "sum"] = "mean"
+    """d loss / d latents is g / B (threestudio) or g (LucidDreamer)."""
+    grad_clip: float | None = None
+    """Each element of g is clamped to [-grad_clip, grad_clip]."""
+    offset_noise: float = 0.0
+    """Strength of the per-channel noise shared by the batch; LucidDreamer 0.1."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The outcome of one step."""
+
+    loss: Tensor
+    """Scalar whose gradient with respect to the latents is `gradient` (divided by B with the mean reduction)."""
+    gradient: Tensor
+    """[B,C,h,w] g = grad_scale omega(t) R, cleaned and clipped, without graph."""
+    draw: NoisyDraw
+    answers: Any
+    """What the loss's teacher calls returned."""
+    diagnostics: dict[str, Tensor]
+    """Scalars on the latents' device; nothing here waits for it."""
+
+
+def inject(latents: Tensor, gradient: Tensor, reduction: str = "mean") -> Tensor:
+    """A scalar whose derivative with respect to `latents` is `gradient` / B (mean) or `gradient` (sum).
+
+    Its value is 0.5 |gradient|^2, reduced alike: the squared distance to the point one step away.
+    """
+    target = (latents - gradient).detach()
+    loss = 0.5 * torch.nn.functional.mse_loss(latents, target, reduction="sum")
+    return loss / latents.shape[0] if reduction == "mean" else loss
+
+
+class Distiller:
+    """Binds a loss to a teacher; call it once per optimization step.
+
+    `generator` (CPU) is the only source of randomness. `state_dict` holds what the loss's own parameters do not: the generator
+    and the auxiliary optimizer.
+    """
+
+    def __init__(self, loss: ScoreLoss, teacher: NoisePredictor, settings: DistillerSettings, generator: torch.Generator,
+                 timesteps: Timesteps | None = None) -> None:  # fmt: skip
+        self.loss = loss
+        self.teacher = teacher
+        self.settings = settings
+        self.generator = generator
+        self.timesteps = timesteps or Uniform()
+        self.weighting = WEIGHTINGS.get(settings.weighting_strategy)
+        self.optimizer = AuxiliaryOptimizer(loss.parameters(), loss.update) if loss.update else None
+
+    def __call__(self, latents: Tensor, embeddings: Mapping[str, Tensor], *, step: int = 0,
+                 perp_neg_weights: Tensor | None = None, context: Mapping[str, Tensor] | None = None) -> Distillation:  # fmt: skip
+        """latents [B,C,h,w] with graph; `embeddings` name -> [B,L,E] or [1,L,E]; `perp_neg_weights` [B,K]."""
+        s = self.settings
+        before = (self.teacher.calls.forwards, self.teacher.calls.backwards)
+        draw = self.draw(latents, step, context or {})
+        prompted = PromptedTeacher(self.teacher, embeddings, guidance_scale=s.guidance_scale, convention=s.cfg_convention,
+                                   anchor=s.anchor, perp_neg_weights=perp_neg_weights)  # fmt: skip
+        answers = self.loss.ask(draw, prompted)
+        result, auxiliary = self.update(draw, answers)
+        gradient = self.gradient(draw, result.residual)
+        diagnostics = {
+            **{name: value.detach() for name, value in result.diagnostics.items()},
+            **{f"loss_{name}": value.detach() for name, value in auxiliary.items()},
+            "grad_norm": gradient.norm(),
+            "residual_norm": result.residual.square().mean().sqrt(),
+            "timestep": draw.t_host.float().mean(),
+            "unet_forwards": torch.tensor((self.teacher.calls.forwards - before[0]) / len(latents)),
+            "unet_backwards": torch.tensor((self.teacher.calls.backwards - before[1]) / len(latents)),
+        }
+        return Distillation(inject(latents, gradient, s.grad_reduction), gradient, draw, answers, diagnostics)
+
+    def draw(self, latents: Tensor, step: int, context: Mapping[str, Tensor]) -> NoisyDraw:
+        """t and eps from the generator, and x_t."""
+        schedule = self.teacher.schedule
+        clean = latents.detach()
+        t_host = self.timesteps.draw(len(clean), step, schedule.steps, self.generator)
+        noise = draw_noise(clean, self.generator, self.settings.offset_noise)
+        t = t_host.to(clean.device, non_blocking=True)
+        return NoisyDraw(clean, noise, schedule.add_noise(clean, noise, t), t, t_host, schedule.at(t, clean), step, context)
+
+    def update(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
+        """The result that gives the residual, and the auxiliary losses before any update of this step."""
+        # The trainable part learns even where the caller measures without gradients.
+        with torch.enable_grad():
+            result = first = self.loss(draw, answers)
+            if self.optimizer is None or not first.auxiliary:
+                return first, first.auxiliary
+            rule = self.optimizer.update
+            for i in range(rule.steps):
+                self.optimizer.step(sum(result.auxiliary.values()))
+                if rule.lookahead or i + 1 < rule.steps:
+                    result = self.loss(draw, answers)
+        return (result if rule.lookahead else first), first.auxiliary
+
+    def gradient(self, draw: NoisyDraw, residual: Tensor) -> Tensor:
+        """g = grad_scale omega(t) R with NaN and infinities replaced and each element clipped."""
+        if residual.shape != draw.clean.shape:
+            raise ConfigError(f"the residual has shape {tuple(residual.shape)}, the latents {tuple(draw.clean.shape)}")
+        omega = self.settings.grad_scale * self.weighting(draw.alpha_bar)
+        gradient = torch.nan_to_num(omega * residual.detach().to(draw.clean.dtype))
+        clip = self.settings.grad_clip
+        return gradient if clip is None else gradient.clamp(-clip, clip)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that it loads with weights_only."""
+        state: dict[str, Any] = {"generator": self.generator.get_state()}
+        if self.optimizer is not None:
+            state["optimizer"] = self.optimizer.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.generator.set_state(state["generator"].cpu())
+        if self.optimizer is not None and "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,92 @@
+"""A loss says which residual it wants; everything else is common (see distiller.py).
+
+To add one: copy sds.py, give it a name with `register_loss`, import it in __init__.py. The tests pick it up by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..registry import Registry
+from ..settings import parse_settings, to_plain
+from .auxiliary import AuxiliaryUpdate
+from .draw import NoisyDraw
+from .teacher import NoisePredictor, PromptedTeacher
+
+LOSSES: Registry[type["ScoreLoss"]] = Registry("loss.type")
+register_loss = LOSSES.register
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What a loss may need to build itself."""
+
+    teacher: NoisePredictor
+    latent_shape: tuple[int, int, int]
+    """(C, h, w)."""
+    generator: torch.Generator
+    """CPU generator of all random numbers; its state is saved with the run."""
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What a loss returns for one draw."""
+
+    residual: Tensor
+    """[B,C,h,w] R without graph; the latents' gradient is grad_scale omega(t) R."""
+    auxiliary: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalar losses, with graph, of the loss's own parameters."""
+    diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalars to log, without graph."""
+
+
+@dataclass
+class NoSettings:
+    """A loss without options."""
+
+
+class ScoreLoss(nn.Module):
+    """Base of all losses. Trainable parts are submodules; their optimizer is described by `update`.
+
+    Two phases, so that the trainable part can be updated between them without asking the teacher again:
+    `ask` does the network calls, `forward` turns the answers into a residual (and auxiliary losses).
+    """
+
+    Settings: type = NoSettings
+    update: AuxiliaryUpdate | None = None
+    """How the loss's own parameters are trained; None if it has none."""
+
+    def __init__(self, settings: Any, context: LossContext) -> None:
+        super().__init__()
+        self.settings = settings
+        # Behind a tuple: a teacher that is a module must not become a part of the loss's state.
+        self._context = (context,)
+
+    @property
+    def context(self) -> LossContext:
+        return self._context[0]
+
+    def ask(self, draw: NoisyDraw, teacher: PromptedTeacher) -> Any:
+        """All teacher calls of this loss for this draw. Default: one guided call at the noised latents."""
+        return teacher.guided(draw.noisy, draw.t)
+
+    def forward(self, draw: NoisyDraw, answers: Any) -> ScoreResult:
+        """The residual (and auxiliary losses) from the answers; may be called again after an update."""
+        with torch.no_grad():
+            return ScoreResult(self.residual(draw, answers))
+
+    def residual(self, draw: NoisyDraw, answers: Any) -> Tensor:
+        """R [B,C,h,w]. Losses without trainable parts override only this."""
+        raise TypeError(f"{type(self).__name__} must define residual or forward")
+
+
+def build_loss(config: Mapping[str, Any], context: LossContext, where: str = "loss") -> ScoreLoss:
+    """From a block such as {type: vdm, dca_cutoff: 300}. Raises ConfigError for an unknown type or key."""
+    values = dict(to_plain(config) or {})
+    cls = LOSSES.get(values.pop("type", "vdm"))
+    return cls(parse_settings(cls.Settings, values, where), context)

@@ -1,0 +1,89 @@
+"""The forward diffusion: alpha_bar per integer step and everything that follows from it by algebra.
+
+    x_t = a x_0 + sig eps        a = sqrt(alpha_bar_t), sig = sqrt(1 - alpha_bar_t)
+    v   = a eps - sig x_0        (velocity, Salimans & Ho 2022)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class NoiseSchedule:
+    """alpha_bar [T] of a diffusion model, T integer steps 0..T-1; `t` is always a [B] integer tensor.
+
+    Coefficients come back as [B,1,1,1] in the dtype and on the device of the tensor they are for.
+    """
+
+    def __init__(self, alpha_bar: Tensor) -> None:
+        if alpha_bar.ndim != 1 or not bool(((alpha_bar >= 0) & (alpha_bar <= 1)).all()):
+            raise ValueError(f"alpha_bar must be a vector with values in [0, 1], got shape {tuple(alpha_bar.shape)}")
+        self.alpha_bar = alpha_bar.detach().to("cpu", torch.float64)
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    @classmethod
+    def scaled_linear(cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000) -> NoiseSchedule:
+        """Stable Diffusion's schedule: sqrt(beta) linear in the step."""
+        betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+        return cls(torch.cumprod(1 - betas, 0))
+
+    @property
+    def steps(self) -> int:
+        """T, the number of steps."""
+        return len(self.alpha_bar)
+
+    def at(self, t: Tensor, like: Tensor) -> Tensor:
+        """alpha_bar_t [B,1,1,1] for `like` [B,C,h,w]."""
+        return self.table(like)[t.to(like.device, non_blocking=True)].view(-1, *[1] * (like.ndim - 1))
+
+    def table(self, like: Tensor) -> Tensor:
+        """alpha_bar [T] with the dtype and device of `like`; copied once per device."""
+        key = (like.device, like.dtype)
+        if key not in self._copies:
+            self._copies[key] = self.alpha_bar.to(like.device, like.dtype)
+        return self._copies[key]
+
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, sig), each [B,1,1,1]."""
+        alpha_bar = self.at(t, like)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = a x_0 + sig eps."""
+        a, sig = self.coefficients(t, clean)
+        return a * clean + sig * noise
+
+    def x0_from_eps(self, noisy: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        a, sig = self.coefficients(t, noisy)
+        return (noisy - sig * eps) / a
+
+    def eps_from_x0(self, noisy: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        a, sig = self.coefficients(t, noisy)
+        return (noisy - a * x0) / sig
+
+    def eps_from_v(self, noisy: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        a, sig = self.coefficients(t, noisy)
+        return a * v + sig * noisy
+
+    def x0_from_v(self, noisy: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        a, sig = self.coefficients(t, noisy)
+        return a * noisy - sig * v
+
+    def v_from_eps(self, noisy: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        a, sig = self.coefficients(t, noisy)
+        return (eps - sig * noisy) / a
+
+    def ddim_step(self, noisy: Tensor, eps: Tensor, t: Tensor, t_next: Tensor, *, eta: float = 0.0,
+                  noise: Tensor | None = None) -> Tensor:  # fmt: skip
+        """One DDIM jump from t to t_next (either direction), Song et al. 2021 eq. 12; a negative t_next means clean (alpha_bar = 1).
+
+        `eta` > 0 needs `noise` [B,C,h,w] and t_next <= t.
+        """
+        alpha_bar = self.at(t, noisy)
+        ahead = t_next.to(noisy.device)
+        alpha_next = torch.where(ahead.view_as(alpha_bar) < 0, 1.0, self.at(ahead.clamp(min=0), noisy))
+        x0 = self.x0_from_eps(noisy, eps, t)
+        fresh = eta * ((1 - alpha_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_next)).clamp(min=0).sqrt()
+        step = alpha_next.sqrt() * x0 + (1 - alpha_next - fresh**2).clamp(min=0).sqrt() * eps
+        return step if noise is None or eta == 0 else step + fresh * noise

@@ -1,0 +1,77 @@
+"""What the losses know of a diffusion model: it predicts noise for named embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ..errors import ConfigError
+from .cfg import CFGConvention, Guided, guide
+from .noise_schedule import NoiseSchedule
+
+
+@dataclass
+class CallCount:
+    """U-Net work so far, in images: a call on B images with K embeddings counts B K forwards."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+class NoisePredictor(Protocol):
+    """A frozen epsilon model. Models that predict v or x_0 convert before they answer."""
+
+    schedule: NoiseSchedule
+    calls: CallCount
+
+    def predict(self, noisy: Tensor, t: Tensor, embeddings: Mapping[str, Tensor], *,
+                differentiable: bool = False) -> dict[str, Tensor]:  # fmt: skip
+        """eps predictions [B,C,h,w] float32 under the names of `embeddings` ([B,L,E] or [1,L,E] each), in one network call.
+
+        noisy [B,C,h,w], t [B]. Without graph unless `differentiable`, which lets gradients reach the inputs and embeddings.
+        """
+        ...
+
+
+class PromptedTeacher:
+    """A predictor bound to this step's embeddings and guidance: what a loss asks.
+
+    Names: `cond`, `empty`, `negative`, `cond_no_view` and, with Perp-Neg, `perp_neg_0`, `perp_neg_1`; `anchor` says which one
+    classifier-free guidance subtracts.
+    """
+
+    def __init__(self, teacher: NoisePredictor, embeddings: Mapping[str, Tensor], *, guidance_scale: float,
+                 convention: CFGConvention, anchor: str = "empty", perp_neg_weights: Tensor | None = None) -> None:  # fmt: skip
+        self.teacher = teacher
+        self.embeddings = embeddings
+        self.guidance_scale = guidance_scale
+        self.convention = convention
+        self.anchor = anchor
+        self.perp_neg_weights = perp_neg_weights
+        self.schedule = teacher.schedule
+
+    def predict(self, noisy: Tensor, t: Tensor, *names: str, differentiable: bool = False) -> dict[str, Tensor]:
+        """eps [B,C,h,w] for each of `names`, all in one network call."""
+        return self.teacher.predict(noisy, t, {n: self.embedding(n) for n in names}, differentiable=differentiable)
+
+    def guided(self, noisy: Tensor, t: Tensor, *others: str) -> Guided:
+        """The guided prediction at (noisy, t); embeddings named in `others` ride along in the same network call."""
+        negatives: tuple[str, ...] = ()
+        if self.perp_neg_weights is not None:
+            negatives = tuple(f"perp_neg_{i}" for i in range(self.perp_neg_weights.shape[1]))
+        eps = self.predict(noisy, t, *dict.fromkeys(("cond", self.anchor, *negatives, *others)))
+        return Guided(
+            cond=eps["cond"],
+            uncond=eps[self.anchor],
+            guided=guide(eps["cond"], eps[self.anchor], self.guidance_scale, self.convention,
+                         [eps[n] for n in negatives], self.perp_neg_weights),
+            others={n: eps[n] for n in others},
+        )  # fmt: skip
+
+    def embedding(self, name: str) -> Tensor:
+        if name not in self.embeddings:
+            raise ConfigError(f"no text embedding called {name!r} here; there are: {', '.join(self.embeddings)}")
+        return self.embeddings[name]
