@@ -1,0 +1,105 @@
+"""Train U-Net and text encoder together on the latents of the pictures.
+
+`python -m tabletop.train_text_to_image --data build/tabletop/train --vae build/tabletop/vae/vae --output build/tabletop/unet`
+"""
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from .captions import captions, vocabulary
+from .make_data import Pictures, load_pictures
+from .models import PROMPT_LENGTH, noise_scheduler, text_encoder, unet
+from .tokenizer import build_tokenizer
+from .train_vae import to_signed
+from .training import LoopSettings, Stage, add_loop_arguments, default_device
+
+CAPTIONS_EACH = 4
+EMPTY_PROBABILITY = 0.1
+"""Share of pictures whose caption is dropped, so that guidance has an unconditional prediction (Ho & Salimans 2022)."""
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """[N, PROMPT_LENGTH] int64."""
+    return tokenizer(texts, padding="max_length", max_length=PROMPT_LENGTH, truncation=True, return_tensors="pt").input_ids
+
+
+def caption_tokens(tokenizer: CLIPTokenizer, pictures: Pictures, seed: int) -> Tensor:
+    """Several captions a picture: [CAPTIONS_EACH, N, PROMPT_LENGTH] int16."""
+    rng = random.Random(seed)
+    return torch.stack([tokenize(tokenizer, captions(pictures.labels, pictures.views, rng)).short() for _ in range(CAPTIONS_EACH)])
+
+
+@torch.no_grad()
+def encode_latents(vae: AutoencoderKL, images: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:
+    """Scaled posterior means and standard deviations of all pictures, half precision."""
+    means, stds = [], []
+    for part in images.split(batch):
+        posterior = vae.encode(to_signed(part)).latent_dist
+        means.append((posterior.mean * vae.config.scaling_factor).half())
+        stds.append((posterior.std * vae.config.scaling_factor).half())
+    return torch.cat(means), torch.cat(stds)
+
+
+class Denoising(nn.Module):
+    """Mean squared error of the predicted noise."""
+
+    def __init__(self, network, text):
+        super().__init__()
+        self.network, self.text = network, text
+
+    def forward(self, noisy: Tensor, t: Tensor, tokens: Tensor, noise: Tensor) -> Tensor:
+        embeddings = self.text(tokens).last_hidden_state
+        return F.mse_loss(self.network(noisy, t, embeddings).sample.float(), noise)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_loop_arguments(parser, steps=14_000, learning_rate=1e-3, batch=512)
+    parser.add_argument("--vae", type=Path, required=True, help="folder of the trained autoencoder")
+    args = parser.parse_args()
+    device = default_device()
+    torch.manual_seed(args.seed)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    tokenizer = build_tokenizer(vocabulary(), args.output / "tokenizer", length=PROMPT_LENGTH)
+    pictures = load_pictures(args.data, device)
+    vae = AutoencoderKL.from_pretrained(args.vae).to(device)
+    means, stds = encode_latents(vae, pictures.images)
+    pictures.images = pictures.images[:0]
+    tokens = caption_tokens(tokenizer, pictures, args.seed).to(device)
+    empty = tokenize(tokenizer, [""]).to(device)
+    network, text = unet().to(device, memory_format=torch.channels_last), text_encoder(tokenizer).to(device)
+    alpha_bar = noise_scheduler().alphas_cumprod.to(device)
+    stage = Stage({"unet": network, "text": text}, LoopSettings(args.steps, args.minutes, args.learning_rate, ema_decay=0.9995), args.output)
+    objective = Denoising(network, text)
+    if not args.no_compile:
+        objective = torch.compile(objective)
+
+    def loss_of(step: int) -> Tensor:
+        index = torch.randint(len(means), (args.batch,), device=device)
+        clean = means[index] + stds[index] * torch.randn_like(means[index])
+        clean = clean.float()
+        words = tokens[torch.randint(CAPTIONS_EACH, (args.batch,), device=device), index].long()
+        words = torch.where(torch.rand(args.batch, 1, device=device) < EMPTY_PROBABILITY, empty, words)
+        t = torch.randint(len(alpha_bar), (args.batch,), device=device)
+        noise = torch.randn_like(clean)
+        keep = alpha_bar[t].view(-1, 1, 1, 1)
+        noisy = (keep.sqrt() * clean + (1 - keep).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            return objective(noisy, t, words, noise)
+
+    stage.run(loss_of)
+    stage.use_average()
+    network.save_pretrained(args.output / "unet")
+    text.save_pretrained(args.output / "text_encoder")
+
+
+if __name__ == "__main__":
+    main()

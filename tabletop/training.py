@@ -1,0 +1,166 @@
+"""What every training stage shares: schedule, moving average, checkpoints that survive a kill, a wall-clock limit.
+
+A stage is a loop over steps that can be stopped at any moment and continued by the same command.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+@dataclass
+class LoopSettings:
+    """One training stage."""
+
+    steps: int
+    """Optimizer steps in the whole stage, over all runs of the command."""
+    minutes: float
+    """Wall-clock limit of this run. The checkpoint written at its end is where the next run starts."""
+    learning_rate: float
+    warmup: int = 300
+    """Steps of linear warm-up; afterwards a cosine to zero at `steps`."""
+    ema_decay: float = 0.999
+    """Decay of the moving average of the weights, which is what gets exported."""
+    report_every: int = 200
+    save_every: int = 2000
+
+
+def add_loop_arguments(parser: argparse.ArgumentParser, *, steps: int, learning_rate: float, batch: int) -> None:
+    """Command-line options that all stages take."""
+    parser.add_argument("--data", type=Path, required=True, help="folder written by tabletop.make_data")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint; an existing one is continued")
+    parser.add_argument("--steps", type=int, default=steps, help="steps of the whole stage")
+    parser.add_argument("--minutes", type=float, default=9.0, help="stop this run after so many minutes; run again to go on")
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--learning-rate", type=float, default=learning_rate)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-compile", action="store_true", help="skip torch.compile (short trials, CPUs)")
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cosine_with_warmup(step: int, settings: LoopSettings) -> float:
+    """Factor on the peak learning rate at `step`, in [0, 1]."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+@dataclass
+class MovingAverage:
+    """Exponential moving average of parameters, warmed up so that early steps do not linger."""
+
+    parameters: list[Tensor]
+    decay: float
+    average: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.average = [p.detach().clone() for p in self.parameters]
+
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1.0 - decay)
+
+
+class Stage:
+    """Modules under training with their optimizer, average and checkpoint folder."""
+
+    def __init__(self, modules: dict[str, nn.Module], settings: LoopSettings, folder: Path, *, weight_decay: float = 0.01):
+        self.modules, self.settings, self.folder = modules, settings, folder
+        self.named = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
+        parameters = list(self.named.values())
+        fused = parameters[0].is_cuda
+        self.optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=fused)
+        self.average = MovingAverage(parameters, settings.ema_decay)
+        self.step = 0
+        self._load()
+
+    def _load(self) -> None:
+        state = self.folder / "state.json"
+        if not state.exists():
+            return
+        self.step = json.loads(state.read_text())["step"]
+        weights = load_file(self.folder / "weights.safetensors")
+        moments_file = self.folder / "moments.safetensors"
+        moments = load_file(moments_file) if moments_file.exists() else {}
+        for (name, parameter), average in zip(self.named.items(), self.average.average):
+            parameter.data.copy_(weights[f"weights.{name}"])
+            average.copy_(weights[f"average.{name}"])
+            if f"exp_avg.{name}" in moments:
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(self.step), device=parameter.device if parameter.is_cuda else None),
+                    "exp_avg": moments[f"exp_avg.{name}"].to(parameter),
+                    "exp_avg_sq": moments[f"exp_avg_sq.{name}"].to(parameter),
+                }
+        print(f"continuing {self.folder} at step {self.step}", flush=True)
+
+    def save(self) -> None:
+        """Write the checkpoint; each file is replaced in one move, so a kill leaves the previous one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        weights, moments = {}, {}
+        for (name, parameter), average in zip(self.named.items(), self.average.average):
+            weights[f"weights.{name}"] = parameter.detach().cpu().contiguous()
+            weights[f"average.{name}"] = average.cpu().contiguous()
+            state = self.optimizer.state.get(parameter, {})
+            for key in ("exp_avg", "exp_avg_sq"):
+                if key in state:
+                    moments[f"{key}.{name}"] = state[key].cpu().contiguous()
+        for file, tensors in (("weights", weights), ("moments", moments)):
+            save_file(tensors, self.folder / f"{file}.part")
+            os.replace(self.folder / f"{file}.part", self.folder / f"{file}.safetensors")
+        part = self.folder / "state.part"
+        part.write_text(json.dumps({"step": self.step, "steps": self.settings.steps}))
+        os.replace(part, self.folder / "state.json")
+
+    def use_average(self) -> None:
+        """Put the averaged weights into the modules (for export and evaluation)."""
+        for parameter, average in zip(self.named.values(), self.average.average):
+            parameter.data.copy_(average)
+
+    def run(self, loss_of: Callable[[int], Tensor], *, clip: float = 1.0) -> bool:
+        """Train until the stage is complete (True) or this run's minutes are over (False)."""
+        started, reported = time.monotonic(), (time.monotonic(), self.step)
+        parameters = list(self.named.values())
+        running = None
+        while self.step < self.settings.steps:
+            rate = self.settings.learning_rate * cosine_with_warmup(self.step, self.settings)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss = loss_of(self.step)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.average.update(self.step)
+            running = loss.detach() if running is None else running.lerp(loss.detach(), 0.02)
+            self.step += 1
+            if self.step % self.settings.report_every == 0:
+                reported = self._report(running, reported)
+                if time.monotonic() - started > 60 * self.settings.minutes:
+                    break
+            if self.step % self.settings.save_every == 0:
+                self.save()
+        self.save()
+        return self.step >= self.settings.steps
+
+    def _report(self, running: Tensor, reported: tuple[float, int]) -> tuple[float, int]:
+        value, now = running.item(), time.monotonic()
+        if not math.isfinite(value):
+            raise RuntimeError(f"the loss is {value} at step {self.step}; lower --learning-rate and continue from {self.folder}")
+        speed = (self.step - reported[1]) / (now - reported[0])
+        left = (self.settings.steps - self.step) / speed / 60
+        print(f"step {self.step}/{self.settings.steps}  loss {value:.5f}  {speed:.1f} steps/s  {left:.1f} min left", flush=True)
+        return now, self.step
