@@ -1,0 +1,1 @@
+"""The Gaussian model, its learning rates, its densification and its files."""
