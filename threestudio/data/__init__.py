@@ -1,0 +1,5 @@
+"""Data modules: where cameras come from."""
+
+from threestudio.data import uncond
+
+__all__ = ["uncond"]
