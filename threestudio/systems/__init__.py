@@ -1,0 +1,1 @@
+"""Systems: the Lightning modules that train and evaluate."""
