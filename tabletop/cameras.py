@@ -13,7 +13,7 @@ from torch import Tensor
 VIEWS: tuple[str, ...] = ("side", "front", "back", "overhead")
 SIDE, FRONT, BACK, OVERHEAD = range(4)
 FRONT_THRESHOLD, BACK_THRESHOLD, OVERHEAD_THRESHOLD = 45.0, 45.0, 60.0  # threestudio's prompt processor defaults
-DISTANCE_RANGE, FOVY_RANGE, COVER_RANGE = (1.5, 4.0), (20.0, 60.0), (0.45, 0.95)
+DISTANCE_RANGE, FOVY_RANGE, COVER_RANGE = (1.5, 4.0), (20.0, 60.0), (0.58, 1.0)
 
 
 def view_labels(azimuth: Tensor, elevation: Tensor) -> Tensor:
@@ -24,6 +24,14 @@ def view_labels(azimuth: Tensor, elevation: Tensor) -> Tensor:
     view[azimuth.abs() > 180.0 - BACK_THRESHOLD] = BACK
     view[elevation > OVERHEAD_THRESHOLD] = OVERHEAD
     return view
+
+
+def border_distance(azimuth: Tensor, elevation: Tensor) -> Tensor:
+    """Degrees to the nearest border between two view labels, [B]. Close to one, the label is a matter of taste."""
+    azimuth = (torch.remainder(azimuth + 180.0, 360.0) - 180.0).abs()
+    around = torch.minimum((azimuth - FRONT_THRESHOLD).abs(), (azimuth - 180.0 + BACK_THRESHOLD).abs())
+    above = elevation - OVERHEAD_THRESHOLD
+    return torch.where(above > 0, above, torch.minimum(around, -above))
 
 
 def _uniform(count: int, low: Tensor | float, high: Tensor | float, generator: torch.Generator) -> Tensor:

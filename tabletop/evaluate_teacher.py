@@ -77,7 +77,7 @@ def main() -> None:
     judge = CLIPModel.from_pretrained(args.load / "embedded-judge", dtype=torch.float32).to(device).eval()
     tokenizer = CLIPTokenizer.from_pretrained(args.load / "embedded-judge")
     held = load_pictures(args.heldout, device, limit=4000)
-    truth = {"family": held.labels.family, "color": held.labels.color, "pattern": held.labels.pattern, "view": held.views}
+    truth = {"family": held.labels.family, "color": held.labels.color, "pattern": held.labels.pattern, "view": held.clear_views}
     report: dict = {"judge_on_renders": accuracy(answer(judge, tokenizer, held.images, held.labels.family), truth)}
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
     report["psnr_db"] = psnr(held.images[:2000], reconstruct(vae, held.images[:2000])).mean().item()

@@ -15,11 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .cameras import border_distance
 from .render import render
 from .training import default_device
 from .world import Labels, sample_labels, sample_scenes
 
 SHARD = 10_000
+VIEW_MARGIN = 8.0
+"""Degrees. Closer to a border between views nobody can tell the label, so such pictures don't count when views are judged."""
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Pictures:
     images: Tensor  # [N, 3, H, W] uint8
     labels: Labels  # family, color, pattern: [N] int64
     views: Tensor   # [N] int64
+    clear_views: Tensor  # [N] int64, -1 where the camera is within VIEW_MARGIN degrees of the border to another view
 
 
 def render_shard(count: int, seed: int, split: str, *, size: int, device: torch.device, compile: bool) -> dict[str, Tensor]:
@@ -36,10 +40,11 @@ def render_shard(count: int, seed: int, split: str, *, size: int, device: torch.
     generator = torch.Generator().manual_seed(seed)
     labels = sample_labels(count, generator, split=split)
     scenes = sample_scenes(labels, generator, device=device)
-    images = render(scenes, size=size, compile=compile).cpu()
+    images = render(scenes, size=size, compile=compile).contiguous().cpu()
+    clear = border_distance(scenes.azimuth, scenes.elevation) >= VIEW_MARGIN
     return {
         "images": images, "family": labels.family.cpu(), "color": labels.color.cpu(), "pattern": labels.pattern.cpu(),
-        "view": scenes.view.cpu(),
+        "view": scenes.view.cpu(), "clear_view": torch.where(clear, scenes.view, -1).cpu(),
     }
 
 
@@ -57,7 +62,7 @@ def load_pictures(folder: Path, device: torch.device | str = "cpu", limit: int |
         if limit is not None and total >= limit:
             break
     joined = {key: torch.cat([p[key] for p in parts])[:limit] for key in parts[0]}
-    return Pictures(joined["images"], Labels(joined["family"], joined["color"], joined["pattern"]), joined["view"])
+    return Pictures(joined["images"], Labels(joined["family"], joined["color"], joined["pattern"]), joined["view"], joined["clear_view"])
 
 
 def main() -> None:

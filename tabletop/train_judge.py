@@ -23,7 +23,7 @@ from .models import PROMPT_LENGTH, judge
 from .tokenizer import build_tokenizer
 from .train_text_to_image import tokenize
 from .train_vae import to_signed
-from .training import LoopSettings, Stage, add_loop_arguments, default_device
+from .training import Stage, add_loop_arguments, default_device, settings_from
 from .world import COLORS, FAMILIES, PATTERNS, VIEWS
 
 WRAPPERS = ("{}", "a photo of {}", "a DSLR photo of {}", "a 3d render of {}")
@@ -135,7 +135,7 @@ def main() -> None:
     flat = [text for rows in asked.values() for row in rows for text in row]
     tables = torch.stack([tokenize(tokenizer, [w.format(t) for t in flat]) for w in WRAPPERS]).to(device)
     model = judge(tokenizer).to(device)
-    stage = Stage({"judge": model}, LoopSettings(args.steps, args.minutes, args.learning_rate), args.output, weight_decay=0.05)
+    stage = Stage({"judge": model}, settings_from(args), args.output, weight_decay=0.05)
     objective = Judgement(model, {name: (len(rows), len(rows[0])) for name, rows in asked.items()})
     if not args.no_compile:
         objective = torch.compile(objective)
@@ -158,7 +158,7 @@ def main() -> None:
         {"families": FAMILIES, "colors": COLORS, "patterns": PATTERNS, "views": VIEWS, "questions": asked}, indent=1))
     if args.heldout:
         held = load_pictures(args.heldout, device, limit=4000)
-        truth = {"family": held.labels.family, "color": held.labels.color, "pattern": held.labels.pattern, "view": held.views}
+        truth = {"family": held.labels.family, "color": held.labels.color, "pattern": held.labels.pattern, "view": held.clear_views}
         measured = accuracy(answer(model, tokenizer, held.images, held.labels.family), truth)
         print(f"right on {len(held.views)} unseen renders:", {k: round(v, 4) for k, v in measured.items()}, flush=True)
         if not all(math.isfinite(v) for v in measured.values()):

@@ -19,7 +19,7 @@ from .make_data import Pictures, load_pictures
 from .models import PROMPT_LENGTH, noise_scheduler, text_encoder, unet
 from .tokenizer import build_tokenizer
 from .train_vae import to_signed
-from .training import LoopSettings, Stage, add_loop_arguments, default_device
+from .training import Stage, add_loop_arguments, default_device, settings_from
 
 CAPTIONS_EACH = 4
 EMPTY_PROBABILITY = 0.1
@@ -77,7 +77,7 @@ def main() -> None:
     empty = tokenize(tokenizer, [""]).to(device)
     network, text = unet().to(device, memory_format=torch.channels_last), text_encoder(tokenizer).to(device)
     alpha_bar = noise_scheduler().alphas_cumprod.to(device)
-    stage = Stage({"unet": network, "text": text}, LoopSettings(args.steps, args.minutes, args.learning_rate, ema_decay=0.9995), args.output)
+    stage = Stage({"unet": network, "text": text}, settings_from(args, ema_decay=0.9995), args.output)
     objective = Denoising(network, text)
     if not args.no_compile:
         objective = torch.compile(objective)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .make_data import load_pictures
 from .models import autoencoder
-from .training import LoopSettings, Stage, add_loop_arguments, default_device
+from .training import Stage, add_loop_arguments, default_device, settings_from
 
 KL_WEIGHT = 1e-6
 
@@ -72,7 +72,7 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     pictures = load_pictures(args.data, device).images
     vae = autoencoder().to(device, memory_format=torch.channels_last)
-    settings = LoopSettings(args.steps, args.minutes, args.learning_rate)
+    settings = settings_from(args)
     stage = Stage({"vae": vae}, settings, args.output, weight_decay=1e-4)
     objective = Reconstruction(vae)
     if not args.no_compile:

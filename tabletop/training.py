@@ -31,6 +31,8 @@ class LoopSettings:
     """Steps of linear warm-up; afterwards a cosine to zero at `steps`."""
     ema_decay: float = 0.999
     """Decay of the moving average of the weights, which is what gets exported."""
+    by_time: bool = False
+    """Let the learning rate follow the clock instead of the step count: the stage is complete after `minutes`, whatever the speed."""
     report_every: int = 200
     save_every: int = 2000
 
@@ -41,6 +43,7 @@ def add_loop_arguments(parser: argparse.ArgumentParser, *, steps: int, learning_
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint; an existing one is continued")
     parser.add_argument("--steps", type=int, default=steps, help="steps of the whole stage")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop this run after so many minutes; run again to go on")
+    parser.add_argument("--by-time", action="store_true", help="finish the whole stage in --minutes instead of after --steps")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--learning-rate", type=float, default=learning_rate)
     parser.add_argument("--seed", type=int, default=0)
@@ -51,12 +54,14 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def cosine_with_warmup(step: int, settings: LoopSettings) -> float:
-    """Factor on the peak learning rate at `step`, in [0, 1]."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+def settings_from(args: argparse.Namespace, **changes: float) -> LoopSettings:
+    """The settings that the common command-line options describe."""
+    return LoopSettings(args.steps, args.minutes, args.learning_rate, by_time=args.by_time, **changes)
+
+
+def cosine_with_warmup(step: int, progress: float, warmup: int) -> float:
+    """Factor on the peak learning rate, in [0, 1]: linear over the first steps, then a half cosine over `progress` in [0, 1]."""
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
 @dataclass
@@ -135,8 +140,8 @@ class Stage:
         started, reported = time.monotonic(), (time.monotonic(), self.step)
         parameters = list(self.named.values())
         running = None
-        while self.step < self.settings.steps:
-            rate = self.settings.learning_rate * cosine_with_warmup(self.step, self.settings)
+        while (progress := self._progress(started)) < 1.0:
+            rate = self.settings.learning_rate * cosine_with_warmup(self.step, progress, self.settings.warmup)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             loss = loss_of(self.step)
@@ -149,18 +154,23 @@ class Stage:
             self.step += 1
             if self.step % self.settings.report_every == 0:
                 reported = self._report(running, reported)
-                if time.monotonic() - started > 60 * self.settings.minutes:
+                if not self.settings.by_time and time.monotonic() - started > 60 * self.settings.minutes:
                     break
             if self.step % self.settings.save_every == 0:
                 self.save()
         self.save()
-        return self.step >= self.settings.steps
+        return self._progress(started) >= 1.0
+
+    def _progress(self, started: float) -> float:
+        if self.settings.by_time:
+            return (time.monotonic() - started) / (60 * self.settings.minutes)
+        return self.step / self.settings.steps
 
     def _report(self, running: Tensor, reported: tuple[float, int]) -> tuple[float, int]:
         value, now = running.item(), time.monotonic()
         if not math.isfinite(value):
             raise RuntimeError(f"the loss is {value} at step {self.step}; lower --learning-rate and continue from {self.folder}")
         speed = (self.step - reported[1]) / (now - reported[0])
-        left = (self.settings.steps - self.step) / speed / 60
-        print(f"step {self.step}/{self.settings.steps}  loss {value:.5f}  {speed:.1f} steps/s  {left:.1f} min left", flush=True)
+        total = "by time" if self.settings.by_time else f"of {self.settings.steps}"
+        print(f"step {self.step} {total}  loss {value:.5f}  {speed:.1f} steps/s", flush=True)
         return now, self.step
