@@ -73,7 +73,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(repr(a) for a in args)}")
     if dataclasses.is_dataclass(hint):
         return parse_settings(hint, value, where)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+    if origin is None and isinstance(hint, type) and issubclass(hint, enum.Enum):
         try:
             return hint(value)
         except ValueError:

@@ -46,6 +46,7 @@ class AuxiliaryOptimizer:
         """One update on a scalar loss; touches no gradient but those of its own parameters."""
         optimizer = self._ready()
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        _average_over_processes(gradients)
         for parameter, gradient in zip(self.parameters, gradients):
             parameter.grad = gradient
         optimizer.step()
@@ -79,3 +80,14 @@ class AuxiliaryOptimizer:
             return cls(self.parameters, fused=True, **options)
         except RuntimeError:  # a device without fused kernels
             return cls(self.parameters, foreach=True, **options)
+
+
+def _average_over_processes(gradients: Iterable[Tensor | None]) -> None:
+    """Keeps the copies on several devices equal; these parameters are outside the trainer's own synchronization."""
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return
+    for gradient in gradients:
+        if gradient is not None:
+            distributed.all_reduce(gradient)
+            gradient /= distributed.get_world_size()

@@ -93,7 +93,7 @@ class Distiller:
         gradient = self.gradient(draw, result.residual)
         diagnostics = {
             **{name: value.detach() for name, value in result.diagnostics.items()},
-            **{f"loss_{name}": value.detach() for name, value in auxiliary.items()},
+            **{f"auxiliary_{name}": value.detach() for name, value in auxiliary.items()},
             "grad_norm": gradient.norm(),
             "residual_norm": result.residual.square().mean().sqrt(),
             "timestep": draw.t_host.float().mean(),

@@ -58,6 +58,8 @@ class ScoreLoss(nn.Module):
     """
 
     Settings: type = NoSettings
+    embeddings: tuple[str, ...] = ()
+    """Names of the embeddings `ask` uses beyond the prompt's and the anchor's."""
     update: AuxiliaryUpdate | None = None
     """How the loss's own parameters are trained; None if it has none."""
 

@@ -1,0 +1,182 @@
+"""The registered guidance: a teacher, a loss and their schedules behind threestudio's guidance call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import threestudio
+import torch
+from omegaconf import OmegaConf
+from threestudio.utils.base import BaseModule
+from threestudio.utils.misc import C
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..distillation import Distiller, DistillerSettings, LossContext, PromptedTeacher, build_loss, build_timesteps
+from ..errors import ConfigError, TeacherError
+from ..settings import parse_settings
+from ..teachers import DiffusersTeacher, TeacherOptions
+from .embeddings import NamedEmbeddings, Views, named_embeddings
+from .preview import preview
+
+
+@threestudio.register("dreammapping-guidance")
+class DreamMappingGuidance(BaseModule):
+    """Score distillation from a Stable Diffusion model, with any of the losses in `distillation`.
+
+    The state holds what the loss trains, its optimizer and the random state, never the frozen teacher. Numbers marked
+    "schedule" also take threestudio's step lists.
+    """
+
+    @dataclass
+    class Config(BaseModule.Config):
+        pretrained_model_name_or_path: str = "stabilityai/stable-diffusion-2-1-base"
+        """Teacher: a folder or hub name with unet, vae and scheduler."""
+        loss: dict = field(default_factory=lambda: {"type": "vdm"})
+        """`type` names the loss, the other keys are its own."""
+        guidance_scale: Any = 7.5
+        """Schedule. The paper's 7.5."""
+        cfg_convention: str = "seed"
+        """seed: e_c + s (e_c - e_u), the paper's eq. 4; usual: e_u + S (e_c - e_u), S = s + 1."""
+        anchor: str = "empty"
+        """e_u: the empty prompt (paper) or the negative one (threestudio, LucidDreamer)."""
+        timesteps: dict = field(default_factory=lambda: {"type": "uniform"})
+        """`type`: uniform, percent, luciddreamer, anneal; the other keys are its own."""
+        weighting_strategy: str = "sds"
+        """omega(t): sds, uniform, fantasia3d, snr, ..."""
+        grad_scale: float = 1.0
+        grad_reduction: str = "mean"
+        """mean: the latents get g / B (threestudio); sum: g (LucidDreamer)."""
+        grad_clip: Optional[Any] = None
+        """Schedule. Elementwise bound on the latents' gradient."""
+        offset_noise: float = 0.0
+        view_dependent_prompting: bool = True
+        seed: Optional[int] = None
+        """Of noise, timesteps and the operator's start; None takes the run's."""
+        max_items_eval: int = 4
+        half_precision_weights: bool = True
+        """float16 on CUDA."""
+        bfloat16_on_cpu: bool = False
+        enable_channels_last_format: bool = True
+        enable_attention_slicing: bool = False
+        enable_sequential_cpu_offload: bool = False
+        compile_unet: bool = False
+
+    cfg: Config
+
+    def configure(self) -> None:
+        """Load the teacher and build the loss; everything that can be wrong in the config is found here."""
+        cfg = self.cfg
+        self._timesteps = build_timesteps(cfg.timesteps, "system.guidance.timesteps")
+        settings = self._settings()
+        self.teacher = DiffusersTeacher.load(cfg.pretrained_model_name_or_path, self._teacher_options(), self.device)
+        seed = torch.initial_seed() if cfg.seed is None else cfg.seed
+        generator = torch.Generator().manual_seed(seed)
+        context = LossContext(self.teacher, self.teacher.latent_shape, generator)
+        self.loss = build_loss(cfg.loss, context, "system.guidance.loss").to(self.device)
+        self.distiller = Distiller(self.loss, self.teacher, settings, generator, self._timesteps)
+        self._empty: Tensor | None = None
+        self._step = 0
+        self.update_step(0, 0)
+
+    def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
+        """Evaluate the schedules. May be called several times per step."""
+        settings = self.distiller.settings
+        settings.guidance_scale = self._scheduled(self.cfg.guidance_scale, epoch, global_step)
+        if self.cfg.grad_clip is not None:
+            settings.grad_clip = self._scheduled(self.cfg.grad_clip, epoch, global_step)
+        for name in self._timesteps.scheduled:
+            if name in self.cfg.timesteps:
+                setattr(self._timesteps, name, self._scheduled(self.cfg.timesteps[name], epoch, global_step))
+        self._step = global_step
+
+    def forward(self, rgb: Tensor, prompt_utils: Any, elevation: Tensor, azimuth: Tensor, camera_distances: Tensor,
+                rgb_as_latents: bool = False, guidance_eval: bool = False, **kwargs: Any) -> dict[str, Any]:  # fmt: skip
+        """rgb [B,H,W,3] in [0,1] (or latents [B,H,W,C] with `rgb_as_latents`) -> `loss_distillation` with graph, and scalars.
+
+        `elevation`, `azimuth` in degrees, `camera_distances`, [B] each. Cameras in `kwargs` (c2w, mvp_mtx) reach the loss.
+        """
+        views = Views(elevation, azimuth, camera_distances)
+        with torch.autocast(rgb.device.type, enabled=False):
+            latents = self.latents(rgb.float(), rgb_as_latents)
+            texts = self._embeddings(prompt_utils, views)
+            context = {k: v for k, v in kwargs.items() if k in ("c2w", "mvp_mtx") and isinstance(v, Tensor)}
+            result = self.distiller(latents, texts.by_name, step=self._step, perp_neg_weights=texts.perp_neg_weights, context=context)
+            low, high = self._timesteps.bounds(self._step, self.teacher.schedule.steps)
+            output = {"loss_distillation": result.loss, **result.diagnostics, "min_step": low, "max_step": high}
+            if guidance_eval:
+                count = min(self.cfg.max_items_eval, len(rgb))
+                output["eval"] = preview(self.teacher, self._prompted(texts.first(count)), result.draw, views, count)
+        return output
+
+    def latents(self, rgb: Tensor, rgb_as_latents: bool = False) -> Tensor:
+        """[B,H,W,3] in [0,1] -> latents [B,C,h,w] through the encoder; with `rgb_as_latents` [B,H,W,C] is only resized."""
+        channels, height, width = self.teacher.latent_shape
+        expected = channels if rgb_as_latents else 3
+        if rgb.ndim != 4 or rgb.shape[-1] != expected:
+            raise ConfigError(f"guidance expects [B,H,W,{expected}] images, got {list(rgb.shape)}")
+        images = rgb.permute(0, 3, 1, 2)
+        if rgb_as_latents:
+            return F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
+        return self.teacher.encode(images, self.distiller.generator)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The auxiliary optimizer and the random state: tensors and plain values."""
+        return self.distiller.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.distiller.load_state_dict(state)
+
+    def _settings(self) -> DistillerSettings:
+        cfg = self.cfg
+        values = {
+            "cfg_convention": cfg.cfg_convention,
+            "anchor": cfg.anchor,
+            "weighting_strategy": cfg.weighting_strategy,
+            "grad_scale": cfg.grad_scale,
+            "grad_reduction": cfg.grad_reduction,
+            "offset_noise": cfg.offset_noise,
+        }
+        return parse_settings(DistillerSettings, values, "system.guidance")
+
+    def _teacher_options(self) -> TeacherOptions:
+        cfg = self.cfg
+        return TeacherOptions(
+            half_precision=cfg.half_precision_weights,
+            bfloat16_on_cpu=cfg.bfloat16_on_cpu,
+            channels_last=cfg.enable_channels_last_format,
+            attention_slicing=cfg.enable_attention_slicing,
+            cpu_offload=cfg.enable_sequential_cpu_offload,
+            compile_unet=cfg.compile_unet,
+        )
+
+    def _embeddings(self, prompt_utils: Any, views: Views) -> NamedEmbeddings:
+        wanted = (self.cfg.anchor, *self.loss.embeddings)
+        return named_embeddings(
+            prompt_utils, views, view_dependent=self.cfg.view_dependent_prompting,
+            empty=self._empty_embedding if "empty" in wanted else None,
+        )  # fmt: skip
+
+    def _empty_embedding(self) -> Tensor:
+        """For prompt processors that know only the prompt and the negative prompt, like the original threestudio's."""
+        if self._empty is None:
+            try:
+                self._empty = self.teacher.embed_empty_prompt()
+            except TeacherError as problem:
+                raise ConfigError(
+                    "system.guidance.anchor is 'empty', but the prompt processor gives no embedding of the empty prompt and "
+                    f"the teacher cannot make one ({problem}); set system.guidance.anchor: negative"
+                ) from problem
+        return self._empty
+
+    def _prompted(self, texts: NamedEmbeddings) -> PromptedTeacher:
+        s = self.distiller.settings
+        return PromptedTeacher(self.teacher, texts.by_name, guidance_scale=s.guidance_scale, convention=s.cfg_convention,
+                               anchor=s.anchor, perp_neg_weights=texts.perp_neg_weights)  # fmt: skip
+
+    @staticmethod
+    def _scheduled(value: Any, epoch: int, step: int) -> float:
+        if isinstance(value, str):
+            raise ConfigError(f"system.guidance: {value!r} is neither a number nor a step schedule")
+        return C(OmegaConf.create(value) if isinstance(value, list) else value, epoch, step)

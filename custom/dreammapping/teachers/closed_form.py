@@ -1,0 +1,92 @@
+"""Teachers whose noise prediction is known exactly, because the distribution of their images is a Gaussian (mixture).
+
+For p(x_0) = N(mu, v I):   x_t ~ N(a mu, (a^2 v + sig^2) I)   and   eps(x_t, t) = sig (x_t - a mu) / (a^2 v + sig^2).
+
+They make the behavior of a loss computable: tests use them, and so may anyone who wants to see a new loss at work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..distillation.noise_schedule import NoiseSchedule
+from ..distillation.teacher import CallCount
+from ..errors import TeacherError, suggest
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """sum_k weight_k N(mean_k, variance_k I) over latents [C,h,w]; K = 1 is a Gaussian."""
+
+    means: Tensor
+    """[K,C,h,w]."""
+    variances: Tensor
+    """[K], positive."""
+    weights: Tensor
+    """[K], positive; normalized here."""
+
+    @classmethod
+    def single(cls, mean: Tensor, variance: float) -> GaussianMixture:
+        """N(mean, variance I) for mean [C,h,w]."""
+        return cls(mean[None], mean.new_tensor([variance]), mean.new_ones(1))
+
+    def log_density(self, noisy: Tensor, a: Tensor, sig: Tensor) -> Tensor:
+        """log p_t(x_t) [B] up to no constant, for x_t [B,C,h,w] and a, sig [B,1,1,1]."""
+        return torch.logsumexp(self._component_log_density(noisy, a, sig), 1)
+
+    def eps(self, noisy: Tensor, a: Tensor, sig: Tensor) -> Tensor:
+        """-sig times the score of x_t: E[eps | x_t] [B,C,h,w]."""
+        means, variances, _ = self._like(noisy)
+        posterior = self._component_log_density(noisy, a, sig).softmax(1)  # [B,K]
+        spread = a.flatten(1) ** 2 * variances + sig.flatten(1) ** 2  # [B,K]
+        offset = noisy[:, None] - a[:, None] * means  # [B,K,C,h,w]
+        return sig * ((posterior / spread)[:, :, None, None, None] * offset).sum(1)
+
+    def _component_log_density(self, noisy: Tensor, a: Tensor, sig: Tensor) -> Tensor:
+        means, variances, weights = self._like(noisy)
+        spread = a.flatten(1) ** 2 * variances + sig.flatten(1) ** 2
+        distance = (noisy[:, None] - a[:, None] * means).square().flatten(2).sum(2)
+        size = noisy[0].numel()
+        return (weights / weights.sum()).log() - 0.5 * (distance / spread + size * (2 * torch.pi * spread).log())
+
+    def _like(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.means.to(x), self.variances.to(x), self.weights.to(x)
+
+
+class ClosedFormTeacher:
+    """One known distribution per embedding name, e.g. {"cond": ..., "empty": ...}; the embeddings themselves are ignored.
+
+    Images are latents: `encode` and `decode` only map [0,1] to [-1,1] and back. Unlike a network it answers in the dtype of
+    its input, so that identities can be checked in float64.
+    """
+
+    name = "closed form"
+    fingerprint = ""
+
+    def __init__(self, distributions: Mapping[str, GaussianMixture], schedule: NoiseSchedule | None = None) -> None:
+        self.distributions = dict(distributions)
+        self.schedule = schedule or NoiseSchedule.scaled_linear()
+        self.calls = CallCount()
+        self.latent_shape = tuple(next(iter(self.distributions.values())).means.shape[1:])
+        self.image_size = self.latent_shape[1:]
+
+    def predict(self, noisy: Tensor, t: Tensor, embeddings: Mapping[str, Tensor], *,
+                differentiable: bool = False) -> dict[str, Tensor]:  # fmt: skip
+        """See distillation.teacher.NoisePredictor."""
+        for name in embeddings:
+            if name not in self.distributions:
+                raise TeacherError(f"this teacher has no distribution called {name!r}; {suggest(name, self.distributions)}")
+        a, sig = self.schedule.coefficients(t, noisy)
+        self.calls.forwards += len(noisy) * len(embeddings)
+        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            return {name: self.distributions[name].eps(noisy, a, sig) for name in embeddings}
+
+    def encode(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
+        return rgb * 2 - 1
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return ((latents.detach() + 1) / 2).clamp(0, 1)

@@ -1,0 +1,75 @@
+"""Reading a Stable-Diffusion-layout model: where it is, its parts, its hash, and messages for what can go wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import TeacherError
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a teacher's files are."""
+
+    name: str
+    """As the config says."""
+    location: str
+    """A folder, or a hub name that the loading library resolves."""
+    fingerprint: str
+    """sha256 over the weight files, or empty."""
+
+
+def locate(name: str) -> Source:
+    """Find the files of `name` (folder or hub name): through the framework's resolver where there is one, else as it is."""
+    if not name:
+        raise TeacherError("system.guidance.pretrained_model_name_or_path is empty; give a folder or a hub name")
+    try:
+        from threestudio.utils.pretrained import resolve_pretrained
+    except ImportError:  # the original threestudio has none
+        return Source(name, name, _folder_fingerprint(Path(name)))
+    found = resolve_pretrained(name)
+    return Source(name, str(found.path), found.fingerprint or "")
+
+
+def load_part(cls: type[P], source: Source, part: str, load: Callable[..., P] | None = None, **options: Any) -> P:
+    """`cls.from_pretrained(location, subfolder=part)`. Raises TeacherError naming the part if it is missing or damaged."""
+    folder = Path(source.location)
+    if folder.is_dir() and not (folder / part).is_dir():
+        raise TeacherError(
+            f"{source.name} ({folder}) has no {part}/ folder; a teacher is a Stable Diffusion folder with unet, vae and scheduler"
+        )
+    try:
+        return (load or cls.from_pretrained)(source.location, subfolder=part, **options)
+    except ImportError:
+        raise
+    except Exception as problem:  # each library version and file damage raises its own type
+        raise TeacherError(
+            f"cannot load the {part} of {source.name} from {source.location}: {_first_line(problem)}. "
+            "If the files are incomplete, delete that folder (or its cache entry) and fetch the model again; "
+            "weights must be .safetensors"
+        ) from problem
+
+
+def _first_line(problem: Exception) -> str:
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0] if lines else 'no message'}".rstrip(".")
+
+
+def _folder_fingerprint(folder: Path) -> str:
+    """sha256 over the unet's and vae's weight files (name and content hash each); empty for anything but a folder."""
+    if not folder.is_dir():
+        return ""
+    total = hashlib.sha256()
+    for file in sorted([*folder.glob("unet/*.safetensors"), *folder.glob("vae/*.safetensors")]):
+        digest = hashlib.sha256()
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+        total.update(f"{file.relative_to(folder).as_posix()} {digest.hexdigest()}\n".encode())
+    return total.hexdigest()
