@@ -6,6 +6,7 @@ Differences from the reference: float32 only, no gradient for the cameras, and n
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +19,11 @@ from . import numba_tiles as tiles
 from .checks import require_dtype
 from .numba_runtime import parallel_for
 from .reference import finish
-from .types import Rasterization, RasterizationError, Scene
+from .types import ALPHA_THRESHOLD, Rasterization, RasterizationError, Scene
 
 _GAUSSIAN_GRAIN = 512  # ranges shorter than this cost more to hand over than to compute
 _TILE_GRAIN = 16
+_REACH_MARGIN = 0.02  # the tile test is done apart from the pixels; it errs on the side of keeping a tile
 
 
 def rasterize_numba(scene: Scene) -> Rasterization:
@@ -134,19 +136,25 @@ def _bin(means2d: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, rad
     parallel_for(tiles.sort_by_depth, cameras, shapes[3], _arrays(depths)[0].view(np.uint32), order, visible)
 
     width, height = size
-    per_camera = -(-width // tiles.TILE) * -(-height // tiles.TILE)
-    per_tile, row_count = np.zeros((cameras, per_camera), np.int64), np.zeros((cameras, count), np.int64)
-    parallel_for(tiles.count_rows, cameras, order, visible, *shapes, width, height, per_tile, row_count)
+    limits = np.float32(width), np.float32(height)
+    boxes = np.zeros(cameras, np.int64)
+    parallel_for(tiles.count_box_tiles, cameras, order, visible, shapes[0], shapes[3], *limits, boxes)
 
-    tile_start = np.zeros(cameras * per_camera + 1, np.int64)
+    tiles_x, tiles_y = -(-width // tiles.TILE), -(-height // tiles.TILE)
+    first, tile = np.cumsum(boxes) - boxes, np.empty(int(boxes.sum()), np.int32)
+    per_tile, row_count = np.zeros((cameras, tiles_x * tiles_y), np.int64), np.zeros((cameras, count), np.int64)
+    reaches = 2.0 * (np.log(np.maximum(shapes[2], ALPHA_THRESHOLD), dtype=np.float64) - math.log(ALPHA_THRESHOLD))
+    parallel_for(
+        tiles.list_tiles, cameras, order, visible, *shapes[:2], reaches + _REACH_MARGIN, shapes[3], *limits, tiles_x,
+        first, tile, per_tile, row_count,
+    )  # fmt: skip
+
+    tile_start = np.zeros(per_tile.size + 1, np.int64)
     np.cumsum(per_tile.reshape(-1), out=tile_start[1:])
     row_start = (np.cumsum(row_count.reshape(-1)) - row_count.reshape(-1)).reshape(cameras, count)
-    total = int(tile_start[-1])
-    gaussian, row = np.empty(total, np.int32), np.empty(total, np.int64)
-    cursor = tile_start[:-1].reshape(cameras, per_camera).copy()
-    parallel_for(
-        tiles.fill_rows, cameras, order, visible, *shapes, width, height, cursor, row_start, gaussian, row
-    )
+    gaussian, row = np.empty(int(tile_start[-1]), np.int32), np.empty(int(tile_start[-1]), np.int64)
+    cursor = tile_start[:-1].reshape(per_tile.shape).copy()
+    parallel_for(tiles.fill_rows, cameras, order, visible, first, tile, row_count, row_start, cursor, gaussian, row)
     return _Rows(tile_start, gaussian, row, row_start, row_count)
 
 
@@ -166,11 +174,11 @@ class _Composite(torch.autograd.Function):
         processed = np.empty(tile_count, np.int64)
         parallel_for(
             tiles.composite_tiles, tile_count, rows.tile_start, rows.gaussian,
-            *_arrays(means2d, conics, opacities, colors, depths, rgb, alpha.squeeze(-1), depth.squeeze(-1)), processed,
-            grain=_TILE_GRAIN,
+            *_arrays(means2d, conics, opacities, colors, depths, radii, rgb, alpha.squeeze(-1), depth.squeeze(-1)),
+            processed, grain=_TILE_GRAIN,
         )  # fmt: skip
         ctx.save_for_backward(means2d, conics, opacities, colors, depths, rgb, alpha, depth)
-        ctx.rows, ctx.processed = rows, processed
+        ctx.rows, ctx.processed, ctx.radii = rows, processed, radii
         ctx.set_materialize_grads(False)
         return rgb, alpha, depth
 
@@ -185,7 +193,7 @@ class _Composite(torch.autograd.Function):
         gradients = np.empty((len(rows.gaussian), tiles.GRADIENTS), np.float32)
         parallel_for(
             tiles.tile_gradients, len(ctx.processed), rows.tile_start, ctx.processed, rows.gaussian, rows.row,
-            *_arrays(means2d, conics, opacities, colors, depths, rgb, alpha.squeeze(-1), depth.squeeze(-1)),
+            *_arrays(means2d, conics, opacities, colors, depths, ctx.radii, rgb, alpha.squeeze(-1), depth.squeeze(-1)),
             _given(v_rgb, *image, 3), _given(v_alpha, *image, 1).reshape(image),
             _given(v_depth, *image, 1).reshape(image), gradients, grain=_TILE_GRAIN,
         )  # fmt: skip

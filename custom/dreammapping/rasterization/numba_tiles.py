@@ -6,7 +6,9 @@ in a fixed order. Nothing is added by two threads, so results do not depend on t
 
 The inner loops run over the 64 pixels of a tile without branches, which lets the compiler use vector instructions. A
 finished pixel is one with transmittance zero. The per-pixel state lives in one flat array at constant offsets: with
-separate arrays the compiler would have to prove that they do not overlap.
+separate arrays the compiler would have to prove that they do not overlap. Trip counts are constant; what the Gaussian
+does not reach is skipped a row (forward) or half a tile (backward) at a time, through a view that starts there: an index
+computed from two variables would not be recognised as contiguous.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from .numba_runtime import kernel
 
 TILE = 8
 PIXELS = TILE * TILE
+_HALF_ROWS = TILE // 2
+_HALF_PIXELS = PIXELS // 2
 GRADIENTS = 12
 """Numbers kept per row: mean x y, conic xx xy yy, opacity, red, green, blue, depth; two for alignment."""
 
@@ -29,8 +33,6 @@ _F0, _F1, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _THRESHOLD = np.float32(types.ALPHA_THRESHOLD)
 _ALPHA_MAX = np.float32(types.ALPHA_MAX)
 _STOP = np.float32(types.TRANSMITTANCE_STOP)
-_INVERSE_THRESHOLD = 1.0 / types.ALPHA_THRESHOLD
-_SIGMA_MARGIN = 0.01  # the tile test is done apart from the pixels; it errs on the side of keeping a tile
 
 _EXP_LIMIT = np.float32(20)
 _LOG2E, _LN2 = np.float32(math.log2(math.e)), np.float32(math.log(2))
@@ -92,84 +94,93 @@ def sort_by_depth(start, stop, radii, depth_bits, order, visible):
 
 
 @kernel
-def _tile_rows(my, radius, tiles_y, height):
-    low = min(max(my - radius, 0.0), height)
-    high = min(max(my + radius, 0.0), height)
-    return int(low) // TILE, min(-(-int(math.ceil(high)) // TILE), tiles_y)
+def _tile_span(center, radius, size):
+    """Tiles [first, last) that the interval center +- radius meets within [0, size]."""
+    low, high = max(center - radius, _F0), min(center + radius, size)
+    return int(low) // TILE, -(-int(math.ceil(high)) // TILE)
 
 
 @kernel
-def _tile_columns(ty, mx, my, a, b, c, reach, radius, tiles_x, width):
-    """Tiles [first, last) of tile row ty that the ellipse a dx^2 + 2 b dx dy + c dy^2 <= reach touches.
-
-    Within the strip of pixel centers the ellipse's right and left ends are at its rightmost and leftmost points, or, if
-    those lie outside the strip, on its nearer border.
-    """
-    left, right = mx - radius, mx + radius
-    det = a * c - b * b
-    if det > 0.0 and a > 0.0:
-        top = math.sqrt(reach * a / det)  # half height of the ellipse
-        low = max(ty * TILE + 0.5 - my, -top)
-        high = min(ty * TILE + TILE - 0.5 - my, top)
-        if low > high:
-            return 0, 0
-        at = -b * math.sqrt(reach / (c * det))  # dy of the rightmost point
-        dy = min(max(at, low), high)
-        right = min(right, mx + (-b * dy + math.sqrt(max(reach * a - det * dy * dy, 0.0))) / a)
-        dy = min(max(-at, low), high)
-        left = max(left, mx + (-b * dy - math.sqrt(max(reach * a - det * dy * dy, 0.0))) / a)
-    # The pixel with center x + 0.5 is reached if left <= x + 0.5 <= right.
-    first = int(min(max(left - 0.51, 0.0), width)) // TILE
-    last = min(-(-int(math.ceil(min(max(right + 0.51, 0.0), width))) // TILE), tiles_x)
-    return first, last
-
-
-@kernel
-def count_rows(start, stop, order, visible, means2d, conics, opacities, radii, width, height, per_tile, per_gaussian):
-    """For cameras start..stop: rows of every tile [C, tiles] and of every Gaussian [C, N] (both zero before)."""
-    tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
+def count_box_tiles(start, stop, order, visible, means2d, radii, width, height, boxes):
+    """For cameras start..stop: the number of tiles in the Gaussians' bounding boxes, an upper limit of the rows."""
     for c in range(start, stop):
+        total = 0
         for i in range(visible[c]):
             n = order[c, i]
-            reach = 2.0 * (math.log(float(opacities[n]) * _INVERSE_THRESHOLD) + _SIGMA_MARGIN)
-            mx, my = float(means2d[c, n, 0]), float(means2d[c, n, 1])
-            ca, cb, cc = float(conics[c, n, 0]), float(conics[c, n, 1]), float(conics[c, n, 2])
-            ty0, ty1 = _tile_rows(my, float(radii[c, n, 1]), tiles_y, float(height))
-            total = 0
-            for ty in range(ty0, ty1):
-                tx0, tx1 = _tile_columns(ty, mx, my, ca, cb, cc, reach, float(radii[c, n, 0]), tiles_x, float(width))
-                for tx in range(tx0, tx1):
-                    per_tile[c, ty * tiles_x + tx] += 1
-                    total += 1
-            per_gaussian[c, n] = total
+            x0, x1 = _tile_span(means2d[c, n, 0], np.float32(radii[c, n, 0]), width)
+            y0, y1 = _tile_span(means2d[c, n, 1], np.float32(radii[c, n, 1]), height)
+            total += (x1 - x0) * (y1 - y0)
+        boxes[c] = total
 
 
 @kernel
-def fill_rows(
-    start, stop, order, visible, means2d, conics, opacities, radii, width, height, cursor, row_start, gaussian, row
-):
-    """For cameras start..stop: write each tile's Gaussians and their row numbers, nearest first.
+def list_tiles(
+    start, stop, order, visible, means2d, conics, reaches, radii, width, height, tiles_x, first, tile, per_tile,
+    per_gaussian,
+):  # fmt: skip
+    """For cameras start..stop: the tiles each Gaussian touches, nearest Gaussian first, from tile[first[c]] on.
+
+    Of the bounding box the tiles whose pixel centers the ellipse a dx^2 + 2 b dx dy + c dy^2 <= reach misses are left
+    out; reaches [N] is 2 log(opacity / threshold) plus a margin. Within a strip of tiles the ellipse's ends are at its rightmost and leftmost points, or, if those lie outside
+    the strip, on its nearer border. per_tile [C, tiles] is zero before; per_gaussian [C, N] likewise.
+    """
+    for c in range(start, stop):
+        out = first[c]
+        for i in range(visible[c]):
+            n = order[c, i]
+            mx, my = means2d[c, n, 0], means2d[c, n, 1]
+            x0, x1 = _tile_span(mx, np.float32(radii[c, n, 0]), width)
+            y0, y1 = _tile_span(my, np.float32(radii[c, n, 1]), height)
+            begin = out
+            # The conic's determinant may cancel in float32; the ellipse must be that of the pixels' float32 conic.
+            ca, cb, cc = float(conics[c, n, 0]), float(conics[c, n, 1]), float(conics[c, n, 2])
+            det = ca * cc - cb * cb
+            exact = x1 - x0 > 1 and det > 0.0 and ca > 0.0
+            if exact:
+                reach = reaches[n]
+                inverse = 1.0 / ca
+                top = math.sqrt(reach * ca / det)  # half height of the ellipse
+                rightmost = -cb * top / math.sqrt(ca * cc)  # dy of the rightmost point
+            for ty in range(y0, y1):
+                t0, t1 = x0, x1
+                if exact:
+                    low = max(ty * TILE + 0.5 - my, -top)
+                    high = min(ty * TILE + TILE - 0.5 - my, top)
+                    if low > high:
+                        continue
+                    dy = min(max(rightmost, low), high)
+                    right = mx + (math.sqrt(max(reach * ca - det * dy * dy, 0.0)) - cb * dy) * inverse
+                    dy = min(max(-rightmost, low), high)
+                    left = mx - (math.sqrt(max(reach * ca - det * dy * dy, 0.0)) + cb * dy) * inverse
+                    # The pixel with center x + 0.5 is reached if left <= x + 0.5 <= right.
+                    t0 = max(x0, int(max(left - 0.51, 0.0)) // TILE)
+                    t1 = min(x1, int(max(right - 0.49, -1.0) + TILE) // TILE)
+                for tx in range(t0, t1):
+                    tile[out] = ty * tiles_x + tx
+                    per_tile[c, ty * tiles_x + tx] += 1
+                    out += 1
+            per_gaussian[c, n] = out - begin
+
+
+@kernel
+def fill_rows(start, stop, order, visible, first, tile, per_gaussian, row_start, cursor, gaussian, row):
+    """For cameras start..stop: write each tile's Gaussians and their row numbers, nearest first (a counting sort).
 
     cursor [C, tiles] is the first position of each tile and ends at its last; row_start [C, N] the first row of each
-    Gaussian.
+    Gaussian; first, tile and per_gaussian are as list_tiles left them.
     """
-    tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
     for c in range(start, stop):
+        read = first[c]
         for i in range(visible[c]):
             n = order[c, i]
-            reach = 2.0 * (math.log(float(opacities[n]) * _INVERSE_THRESHOLD) + _SIGMA_MARGIN)
-            mx, my = float(means2d[c, n, 0]), float(means2d[c, n, 1])
-            ca, cb, cc = float(conics[c, n, 0]), float(conics[c, n, 1]), float(conics[c, n, 2])
-            ty0, ty1 = _tile_rows(my, float(radii[c, n, 1]), tiles_y, float(height))
             number = row_start[c, n]
-            for ty in range(ty0, ty1):
-                tx0, tx1 = _tile_columns(ty, mx, my, ca, cb, cc, reach, float(radii[c, n, 0]), tiles_x, float(width))
-                for tx in range(tx0, tx1):
-                    position = cursor[c, ty * tiles_x + tx]
-                    gaussian[position] = n
-                    row[position] = number
-                    cursor[c, ty * tiles_x + tx] = position + 1
-                    number += 1
+            for k in range(per_gaussian[c, n]):
+                t = tile[read + k]
+                position = cursor[c, t]
+                gaussian[position] = n
+                row[position] = number + k
+                cursor[c, t] = position + 1
+            read += per_gaussian[c, n]
 
 
 # ------------------------------------------------------------------------------------------------ compositing
@@ -199,9 +210,18 @@ def _finished(state):
 
 
 @kernel
+def _pixel_rows(center, radius, ty):
+    """Pixel rows [first, last) of tile row ty that the interval center +- radius meets."""
+    top = np.float32(ty * TILE)
+    low, high = max(center - radius - top, _F0), min(center + radius - top, np.float32(TILE))
+    return int(low), int(math.ceil(high))
+
+
+@kernel
 def composite_tiles(
-    start, stop, tile_start, gaussian, means2d, conics, opacities, colors, depths, rgb, alpha_out, depth_out, processed
-):
+    start, stop, tile_start, gaussian, means2d, conics, opacities, colors, depths, radii, rgb, alpha_out, depth_out,
+    processed,
+):  # fmt: skip
     """Composite tiles start..stop (numbered over all cameras) into rgb, alpha and accumulated depth, [C, H, W, .]."""
     height, width = rgb.shape[1], rgb.shape[2]
     tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
@@ -220,21 +240,24 @@ def composite_tiles(
             ha, b, hc = _HALF * conics[c, n, 0], conics[c, n, 1], _HALF * conics[c, n, 2]
             opacity, depth = opacities[n], depths[c, n]
             red, green, blue = colors[c, n, 0], colors[c, n, 1], colors[c, n, 2]
-            for p in range(PIXELS):
-                dx, dy = mx - state[_X + p], my - state[_Y + p]
-                sigma = ha * dx * dx + hc * dy * dy + b * dx * dy
-                alpha = min(opacity * _exp_negative(sigma), _ALPHA_MAX)
-                alpha = alpha if (sigma >= _F0) & (alpha >= _THRESHOLD) else _F0
-                before = state[_T + p]
-                after = before * (_F1 - alpha)
-                going = after > _STOP
-                weight = alpha * before if going else _F0
-                state[_T + p] = after if going else _F0
-                state[_RED + p] += weight * red
-                state[_GREEN + p] += weight * green
-                state[_BLUE + p] += weight * blue
-                state[_DEPTH + p] += weight * depth
-                state[_ALPHA + p] += weight
+            first, last = _pixel_rows(my, np.float32(radii[c, n, 1]), ty)
+            for y in range(first, last):
+                part = state[TILE * y :]
+                for p in range(TILE):
+                    dx, dy = mx - part[_X + p], my - part[_Y + p]
+                    sigma = ha * dx * dx + hc * dy * dy + b * dx * dy
+                    alpha = min(opacity * _exp_negative(sigma), _ALPHA_MAX)
+                    alpha = alpha if (sigma >= _F0) & (alpha >= _THRESHOLD) else _F0
+                    before = part[_T + p]
+                    after = before * (_F1 - alpha)
+                    going = after > _STOP
+                    weight = alpha * before if going else _F0
+                    part[_T + p] = after if going else _F0
+                    part[_RED + p] += weight * red
+                    part[_GREEN + p] += weight * green
+                    part[_BLUE + p] += weight * blue
+                    part[_DEPTH + p] += weight * depth
+                    part[_ALPHA + p] += weight
             position += 1
         processed[tile] = position
         for y in range(ty * TILE, min(ty * TILE + TILE, height)):
@@ -271,7 +294,7 @@ def _load_gradients(state, c, tx, ty, rgb, alpha, depth, v_rgb, v_alpha, v_depth
 
 @kernel
 def tile_gradients(
-    start, stop, tile_start, processed, gaussian, row, means2d, conics, opacities, colors, depths,
+    start, stop, tile_start, processed, gaussian, row, means2d, conics, opacities, colors, depths, radii,
     rgb, alpha_out, depth_out, v_rgb, v_alpha, v_depth, gradients,
 ):  # fmt: skip
     """Gradients of each row of tiles start..stop, into gradients [rows, GRADIENTS].
@@ -296,39 +319,43 @@ def tile_gradients(
             red, green, blue = colors[c, n, 0], colors[c, n, 1], colors[c, n, 2]
             s0, sx, sy, sxx, sxy, syy = _F0, _F0, _F0, _F0, _F0, _F0
             g_red, g_green, g_blue, g_depth = _F0, _F0, _F0, _F0
-            for p in range(PIXELS):
-                dx, dy = mx - state[_X + p], my - state[_Y + p]
-                sigma = ha * dx * dx + hc * dy * dy + b * dx * dy
-                raw = opacity * _exp_negative(sigma)
-                alpha = min(raw, _ALPHA_MAX)
-                alpha = alpha if (sigma >= _F0) & (alpha >= _THRESHOLD) else _F0
-                before = state[_T + p]
-                remaining = _F1 - alpha
-                after = before * remaining
-                going = after > _STOP
-                weight = alpha * before if going else _F0
-                state[_T + p] = after if going else _F0
-                g_red += weight * state[_RED + p]
-                g_green += weight * state[_GREEN + p]
-                g_blue += weight * state[_BLUE + p]
-                g_depth += weight * state[_DEPTH + p]
-                q = (
-                    red * state[_RED + p]
-                    + green * state[_GREEN + p]
-                    + blue * state[_BLUE + p]
-                    + depth * state[_DEPTH + p]
-                    + state[_ALPHA + p]
-                )
-                behind = state[_REST + p] - weight * q
-                state[_REST + p] = behind
-                v_sigma = alpha * (behind / remaining - before * q)
-                v_sigma = v_sigma if going & (raw <= _ALPHA_MAX) else _F0
-                s0 += v_sigma
-                sx += v_sigma * dx
-                sy += v_sigma * dy
-                sxx += v_sigma * dx * dx
-                sxy += v_sigma * dx * dy
-                syy += v_sigma * dy * dy
+            first, last = _pixel_rows(my, np.float32(radii[c, n, 1]), ty)
+            # By halves, not by pixel rows: the sums over the vector lanes at the end of the loop cost as much as a row.
+            for half in range(first // _HALF_ROWS, -(-last // _HALF_ROWS)):
+                part = state[_HALF_PIXELS * half :]
+                for p in range(_HALF_PIXELS):
+                    dx, dy = mx - part[_X + p], my - part[_Y + p]
+                    sigma = ha * dx * dx + hc * dy * dy + b * dx * dy
+                    raw = opacity * _exp_negative(sigma)
+                    alpha = min(raw, _ALPHA_MAX)
+                    alpha = alpha if (sigma >= _F0) & (alpha >= _THRESHOLD) else _F0
+                    before = part[_T + p]
+                    remaining = _F1 - alpha
+                    after = before * remaining
+                    going = after > _STOP
+                    weight = alpha * before if going else _F0
+                    part[_T + p] = after if going else _F0
+                    g_red += weight * part[_RED + p]
+                    g_green += weight * part[_GREEN + p]
+                    g_blue += weight * part[_BLUE + p]
+                    g_depth += weight * part[_DEPTH + p]
+                    q = (
+                        red * part[_RED + p]
+                        + green * part[_GREEN + p]
+                        + blue * part[_BLUE + p]
+                        + depth * part[_DEPTH + p]
+                        + part[_ALPHA + p]
+                    )
+                    behind = part[_REST + p] - weight * q
+                    part[_REST + p] = behind
+                    v_sigma = alpha * (behind / remaining - before * q)
+                    v_sigma = v_sigma if going & (raw <= _ALPHA_MAX) else _F0
+                    s0 += v_sigma
+                    sx += v_sigma * dx
+                    sy += v_sigma * dy
+                    sxx += v_sigma * dx * dx
+                    sxy += v_sigma * dx * dy
+                    syy += v_sigma * dy * dy
             out = row[position]
             gradients[out, 0] = a * sx + b * sy
             gradients[out, 1] = b * sx + cc * sy
