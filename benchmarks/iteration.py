@@ -1,0 +1,175 @@
+"""What one training iteration costs: VDM against SDS in one process, in alternating blocks.
+
+    python benchmarks/iteration.py                    # embedded preset, CPU or CUDA
+    python benchmarks/iteration.py --paper-shapes     # the paper's sizes with random weights of SD 2.1-base's shapes, CUDA
+
+Prints a table and writes the raw milliseconds as JSON. The number of Gaussians is held constant, so that both losses draw
+the same scene; densification is not part of what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
+
+import dreammapping  # noqa: E402, F401  registers its classes
+import threestudio  # noqa: E402
+from dreammapping.evaluation.resources import device_name, peak_gpu_memory_bytes, peak_memory_bytes  # noqa: E402
+from threestudio.utils.config import load_config  # noqa: E402
+from threestudio.utils.misc import get_device  # noqa: E402
+
+CONFIGS = ROOT / "custom" / "dreammapping" / "configs"
+
+# stabilityai/stable-diffusion-2-1-base, its unet/config.json and vae/config.json
+SD21_UNET = dict(
+    sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
+    attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True,
+    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+)  # fmt: skip
+SD21_VAE = dict(
+    sample_size=512, latent_channels=4, block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32,
+    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.18215,
+)  # fmt: skip
+
+
+class Run:
+    """One system with its cameras and its optimizer, stepped by hand."""
+
+    def __init__(self, config: Any, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.system = threestudio.find(config.system_type)(config.system).to(device)
+        self.system.train()
+        self.optimizer = self.system.configure_optimizers()["optimizer"]
+        data = threestudio.find(config.data_type)(config.data)
+        data.setup("fit")
+        self.loader, self.device = data.train_dataset, device
+
+    def step(self) -> tuple[float, torch.Tensor]:
+        """Milliseconds of one iteration, and its loss. Drawing the camera is part of it."""
+        synchronize(self.device)
+        begin = time.perf_counter()
+        batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in self.loader.collate({}).items()}
+        loss = self.system.total_loss(self.system(batch), batch)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        synchronize(self.device)
+        return 1e3 * (time.perf_counter() - begin), loss.detach()
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def configuration(loss: str, overrides: list[str], embedded: bool) -> Any:
+    files = [CONFIGS / f"{loss}-gs.yaml"] + ([CONFIGS / "presets" / "embedded.yaml"] if embedded else [])
+    return load_config(*files, cli_args=["use_timestamp=false", *overrides])
+
+
+def random_sd21(folder: Path) -> Path:
+    """A teacher folder with SD 2.1-base's U-Net and VAE in shape, random in value. The text side is a miniature of its width."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    helper = ROOT / "tests" / "helpers" / "tiny_teacher.py"
+    spec = importlib.util.spec_from_file_location("tiny_teacher", helper)
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    tiny.make_tiny_teacher(folder, text_width=SD21_UNET["cross_attention_dim"], text_length=77)
+    torch.manual_seed(0)
+    for name, cls, shape in (("unet", UNet2DConditionModel, SD21_UNET), ("vae", AutoencoderKL, SD21_VAE)):
+        for old in (folder / name).iterdir():
+            old.unlink()
+        cls(**shape).half().save_pretrained(folder / name)
+    return folder
+
+
+def compare(runs: dict[str, Run], warmup: int, blocks: int, per_block: int) -> dict[str, list[float]]:
+    """Milliseconds per iteration; the runs take turns, so that a slow moment of the machine hits all of them."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        for _ in range(warmup):
+            run.step()
+    for _ in range(blocks):
+        for name, run in runs.items():
+            for _ in range(per_block):
+                milliseconds, loss = run.step()
+                if not torch.isfinite(loss):
+                    raise SystemExit(f"{name}: the loss became {loss.item()}")
+                times[name].append(milliseconds)
+    return times
+
+
+def paper_shapes(device: torch.device, iterations: int) -> dict[str, Any]:
+    """The paper preset's iterations, one loss after the other so that each peak memory is its own."""
+    if device.type != "cuda":
+        raise SystemExit("--paper-shapes needs a CUDA device: 950 million parameters and 512 x 512 images take minutes per step on a CPU.")
+    report: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        teacher = random_sd21(Path(scratch) / "teacher")
+        for loss in ("sds", "vdm"):
+            torch.cuda.reset_peak_memory_stats(device)
+            run = Run(configuration(loss, [f"system.prompt_processor.pretrained_model_name_or_path={teacher}"], False), device)
+            times = compare({loss: run}, warmup=3, blocks=1, per_block=iterations)[loss]
+            report[loss] = {"milliseconds": times, "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device)}
+            del run
+            gc.collect()
+            torch.cuda.empty_cache()
+    return report
+
+
+def embedded(device: torch.device, blocks: int, per_block: int, overrides: list[str]) -> dict[str, Any]:
+    runs = {loss: Run(configuration(loss, overrides, True), device) for loss in ("sds", "vdm")}
+    times = compare(runs, warmup=3, blocks=blocks, per_block=per_block)
+    return {name: {"milliseconds": values} for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--paper-shapes", action="store_true", help="the paper's sizes, random weights, CUDA")
+    parser.add_argument("--iterations", type=int, default=20, help="of --paper-shapes, after 3 to warm up")
+    parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument("--per-block", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/iteration.json"))
+    options, overrides = parser.parse_known_args()
+
+    warnings.filterwarnings("ignore", message=".*self.log.*")  # there is no trainer here
+    device = get_device()
+    if options.paper_shapes:
+        losses = paper_shapes(device, options.iterations)
+    else:
+        losses = embedded(device, options.blocks, options.per_block, overrides)
+    medians = {name: statistics.median(entry["milliseconds"]) for name, entry in losses.items()}
+    report = {
+        "what": "paper shapes, random weights" if options.paper_shapes else "embedded preset",
+        "device": device_name(device), "platform": platform.platform(), "torch": torch.__version__,
+        "losses": losses, "median_ms": medians, "vdm_over_sds": medians["vdm"] / medians["sds"],
+        "peak_memory_bytes": peak_memory_bytes(),
+    }  # fmt: skip
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+    print(f"{report['what']}, {report['device']}, torch {report['torch']}")
+    for name, entry in losses.items():
+        memory = entry.get("peak_gpu_memory_bytes")
+        print(f"  {name}: {medians[name]:8.1f} ms/iteration" + (f", peak GPU memory {memory / 2**30:.1f} GiB" if memory else ""))
+    print(f"  vdm / sds: {report['vdm_over_sds']:.3f}    raw numbers: {options.output}")
+
+
+if __name__ == "__main__":
+    main()

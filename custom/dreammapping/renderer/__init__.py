@@ -1,0 +1,3 @@
+"""Registered renderers."""
+
+from . import gaussian_renderer

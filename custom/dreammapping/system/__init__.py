@@ -1,0 +1,3 @@
+"""Registered systems."""
+
+from . import system

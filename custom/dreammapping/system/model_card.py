@@ -1,0 +1,145 @@
+"""Facts about one run, for machines (JSON) and people (Markdown)."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import threestudio
+import torch
+
+from ..evaluation.resources import device_name, peak_gpu_memory_bytes, peak_memory_bytes
+from ..settings import to_plain
+
+PACKAGES = ("torch", "pytorch-lightning", "diffusers", "transformers", "gsplat", "numba", "numpy", "omegaconf")
+
+
+def collect(system: Any, teacher: dict[str, Any], status: str) -> dict[str, Any]:
+    """Everything needed to judge and repeat the run; plain JSON values. Absent facts are null, never guessed.
+
+    `training_seconds` is left to whoever keeps the clock.
+    """
+    device = next((p.device for p in system.parameters()), torch.device("cpu"))
+    return {
+        "prompt": system.cfg.prompt_processor.get("prompt"),
+        "negative_prompt": system.cfg.prompt_processor.get("negative_prompt", ""),
+        "status": status,
+        "steps": system.true_global_step,
+        "max_steps": system.trainer.max_steps,
+        "seed": torch.initial_seed(),
+        "preset": _preset(system),
+        "teacher": teacher,
+        "primitives": getattr(system.geometry, "count", None),
+        "training_seconds": None,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device),
+        "device": device_name(device),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {"threestudio": threestudio.__version__, **_versions()},
+        "files": _files(system),
+        "system": to_plain(system.cfg),
+    }
+
+
+def as_markdown(facts: dict[str, Any]) -> str:
+    """The same, to be read."""
+    system, teacher = facts["system"], facts["teacher"]
+    rows = {
+        "Prompt": facts["prompt"],
+        "Negative prompt": facts["negative_prompt"] or "none",
+        "Status": f"{facts['status']}, step {facts['steps']} of {facts['max_steps']}",
+        "Teacher": teacher["name"],
+        "Teacher's source": teacher.get("source"),
+        "Teacher's revision": teacher.get("revision"),
+        "Teacher's fingerprint (SHA-256)": teacher.get("fingerprint"),
+        "Preset": facts["preset"],
+        "Geometry": f"{system['geometry_type']}, {facts['primitives']} primitives" if facts["primitives"] else system["geometry_type"],
+        "Guidance": f"{system['guidance_type']}, scale {system['guidance'].get('guidance_scale', 'default')}",
+        "Loss": to_line(system["guidance"].get("loss")),
+        "Seed": facts["seed"],
+        "Training time": _duration(facts["training_seconds"]),
+        "Peak memory": _gibibytes(facts["peak_memory_bytes"]),
+        "Peak GPU memory": _gibibytes(facts["peak_gpu_memory_bytes"]),
+        "Device": facts["device"],
+        "Platform": f"{facts['platform']}, Python {facts['python']}",
+        "Versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+    }
+    lines = [f"# {facts['prompt']}", "", "| | |", "| --- | --- |"]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in rows.items() if value is not None]
+    if facts["files"]:
+        lines += ["", "## Files", "", *(f"- `{name}`" for name in facts["files"])]
+    lines += ["", "The complete configuration is in `../configs/parsed.yaml`; this card's facts are in `model_card.json`.", ""]
+    return "\n".join(lines)
+
+
+def to_line(value: Any) -> str | None:
+    """A config block in one line."""
+    return None if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _preset(system: Any) -> str | None:
+    """The preset that launch.py recorded beside the config; None under launchers that know no presets."""
+    record = _trial_dir(system) / "configs" / "preset.json"
+    try:
+        stored = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stored.get("preset") if isinstance(stored, dict) else None
+
+
+def teacher(system: Any) -> dict[str, Any]:
+    """Which weights the guidance really uses: name, source, revision, fingerprint. May read the weights once to hash them."""
+    name = system.cfg.guidance.get("pretrained_model_name_or_path")
+    known = {"name": name, "source": None, "revision": None, "fingerprint": None}
+    if not name:
+        return known
+    try:
+        from threestudio.utils.pretrained import resolve_pretrained
+    except ImportError:  # the original threestudio
+        return known
+    found = resolve_pretrained(name, allow_download=False)
+    return {**known, **{key: _plain(getattr(found, key)) for key in ("name", "source", "revision", "fingerprint")}}
+
+
+def _files(system: Any) -> list[str]:
+    """Pictures, videos and asset files in the save folder, without single frames, relative to it."""
+    folder = Path(system.get_save_dir())
+    shown = [p for p in folder.rglob("*") if p.is_file() and not p.parent.name.endswith("-test") and not p.name.startswith("model_card")]
+    return sorted(p.relative_to(folder).as_posix() for p in shown)
+
+
+def _trial_dir(system: Any) -> Path:
+    return Path(system.get_save_dir()).parent
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _gibibytes(count: int | None) -> str | None:
+    return None if count is None else f"{count / 2**30:.2f} GiB"

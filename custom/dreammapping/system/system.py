@@ -1,0 +1,165 @@
+"""The training loop: render, distill, regularize, step; and what a run leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import threestudio
+import torch
+from threestudio.systems.base import BaseLift3DSystem
+from threestudio.systems.utils import parse_optimizer
+from torch import Tensor
+
+from ..errors import ConfigError, suggest
+from ..gaussians.optimizer import build_adam
+from . import run_report
+from .capabilities import Densifies, OwnLearningRates, Resizes
+from .guards import check_finite
+from .regularizers import REGULARIZERS
+
+
+@threestudio.register("dreammapping-system")
+class DreamMappingSystem(BaseLift3DSystem):
+    """Text to 3D with any guidance that follows threestudio's contract and any geometry.
+
+    Exactly one optimizer, so that Lightning's global step counts optimizer steps: the geometry's own groups, if it brings
+    some, joined by those of `system.optimizer` (for a background network, say). Guidance that trains something itself
+    (the operator of VDM) steps its own optimizer and keeps that optimizer's state in its state dict.
+    """
+
+    @dataclass
+    class Config(BaseLift3DSystem.Config):
+        report: bool = True
+        """Write the model card and, after training, the exporter's files."""
+        video_fps: int = 30
+        """Frames per second of the turntable."""
+
+    cfg: Config
+
+    # ---- building ----
+
+    def configure(self) -> None:
+        super().configure()
+        self.automatic_optimization = False
+        # Before the optimizer and before a checkpoint loads: what the guidance trains is part of the run's state.
+        self.prompt_processor = threestudio.find(self.cfg.prompt_processor_type)(self.cfg.prompt_processor)
+        self.prompt_utils = self.prompt_processor()
+        self.guidance = threestudio.find(self.cfg.guidance_type)(self.cfg.guidance)
+        self._report = run_report.RunReport(self)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        if self.cfg.scheduler is not None:
+            raise ConfigError("system.scheduler is not used here; give learning rates as schedules, such as geometry.position_lr")
+        if not isinstance(self.geometry, OwnLearningRates):
+            return {"optimizer": parse_optimizer(self.cfg.optimizer, self)}
+        return {"optimizer": build_adam(self.geometry.optimizer_groups() + self._configured_groups())}
+
+    def _configured_groups(self) -> list[dict[str, Any]]:
+        """Groups of `system.optimizer`, for parts whose learning rates the geometry does not govern."""
+        settings = self.cfg.optimizer
+        if not settings:
+            return []
+        if settings.get("name", "Adam") != "Adam" or not settings.get("params"):
+            raise ConfigError(
+                "system.optimizer adds groups to the geometry's Adam: its name must be Adam and it must list params, "
+                "such as params: {background: {lr: 0.001}}"
+            )
+        return [group for group in parse_optimizer(settings, self).param_groups if group["params"]]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if isinstance(self.geometry, Resizes):
+            self.geometry.prepare_for_state_dict(checkpoint["state_dict"], "geometry.")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        self._report.progress()
+
+    # ---- training ----
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return self.renderer(**batch)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self._report.start()
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        step = self.true_global_step
+        optimizer = self.optimizers()
+        if isinstance(self.geometry, OwnLearningRates):
+            self.geometry.update_learning_rates(optimizer.optimizer, step)
+
+        out = self(batch)
+        loss = self.total_loss(out, batch)
+
+        densifies = isinstance(self.geometry, Densifies) and "rasterization" in out
+        if densifies:
+            self.geometry.before_backward(step, out["rasterization"].info)
+        self.manual_backward(loss)
+        check_finite(step, loss, self.named_parameters())
+        optimizer.step()
+        if densifies:
+            self.geometry.after_optimizer_step(step, out["rasterization"].info, optimizer.optimizer)
+        optimizer.zero_grad(set_to_none=True)
+        self._log_progress(loss, optimizer.optimizer)
+        return {"loss": loss.detach()}
+
+    def total_loss(self, out: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
+        """What one step minimizes: the guidance's terms and the regularizers, weighted. `out`: what `forward` returned for `batch`."""
+        guided = self.guidance(out["comp_rgb"], self.prompt_utils, **batch, rgb_as_latents=False)
+        terms = {key.removeprefix("loss_"): value for key, value in guided.items() if key.startswith("loss_")}
+        self._check_weights(terms)
+        for key, value in guided.items():
+            if not isinstance(value, Tensor) or value.numel() == 1:
+                self.log(f"train/{key}", value)
+        total = sum(value * self.C(self.cfg.loss[f"lambda_{name}"]) for name, value in terms.items())
+        for key, weight in self.cfg.loss.items():
+            name, weight = key.removeprefix("lambda_"), self.C(weight)
+            self.log(f"train_params/{key}", weight)
+            if name not in terms and weight != 0.0:
+                value = REGULARIZERS.get(name)(out, self.geometry)
+                self.log(f"train/loss_{name}", value)
+                total = total + weight * value
+        return total
+
+    def _check_weights(self, terms: Mapping[str, Tensor]) -> None:
+        """Every distillation term has a weight, and every weight a term. The guidance's terms show at the first step only."""
+        known = [f"lambda_{name}" for name in (*terms, *REGULARIZERS.names())]
+        for key in self.cfg.loss:
+            if key not in known:
+                raise ConfigError(f"system.loss.{key} weighs nothing; {suggest(key, known)}")
+        for name in terms:
+            if f"lambda_{name}" not in self.cfg.loss:
+                raise ConfigError(f"the guidance {self.cfg.guidance_type} returns loss_{name}; give its weight as system.loss.lambda_{name}")
+
+    def _log_progress(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        count = getattr(self.geometry, "count", None)
+        if count is not None:
+            self.log("train/gaussians", float(count), prog_bar=True)
+        for index, group in enumerate(optimizer.param_groups):
+            self.log(f"lr/{group.get('name', index)}", group["lr"])
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        self._report.finish()
+
+    # ---- looking ----
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        out = self(batch)
+        name = f"it{self.true_global_step}-{int(batch['index'][0])}.png"
+        self.save_image_grid(name, run_report.image_row(out), name="validation_step", step=self.true_global_step)
+
+    def on_validation_epoch_end(self) -> None:
+        pass
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        out = self(batch)
+        self.save_rgb_image(f"it{self.true_global_step}-test/{int(batch['index'][0])}.png", out["comp_rgb"][0])
+
+    def on_test_epoch_end(self) -> None:
+        self._report.turntable()

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from dreammapping.system.guards import DivergenceError, check_finite
+
+
+def parameters() -> torch.nn.Module:
+    model = torch.nn.Linear(2, 2)
+    model.weight.grad = torch.ones(2, 2)
+    return model  # the bias has no gradient, as a part that took no part
+
+
+def test_a_healthy_step_passes():
+    check_finite(0, torch.tensor(1.0), parameters().named_parameters())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_the_message_names_step_and_culprit(bad):
+    with pytest.raises(DivergenceError, match="Step 7: the loss became"):
+        check_finite(7, torch.tensor(bad), parameters().named_parameters())
+    broken = parameters()
+    broken.weight.grad[0, 1] = bad
+    with pytest.raises(DivergenceError, match="Step 7: the gradient of weight became"):
+        check_finite(7, torch.tensor(1.0), broken.named_parameters())

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from dreammapping.system.run_report import _evenly_chosen, _numbered, contact_sheet
+
+
+def test_contact_sheet_places_images_row_by_row():
+    images = [np.full((2, 3, 3), value, dtype=np.uint8) for value in range(5)]
+    sheet = contact_sheet(images, columns=4, gap=1)
+    assert sheet.shape == (5, 15, 3)
+    assert [sheet[0, 4 * i, 0] for i in range(4)] == [0, 1, 2, 3] and sheet[3, 0, 0] == 4
+    assert (sheet[2] == 255).all() and (sheet[3:, 4:] == 255).all()
+
+
+def test_frames_are_chosen_evenly_without_the_repeated_last_one():
+    assert _evenly_chosen(list(range(121)), 8) == [0, 15, 30, 45, 60, 75, 90, 105]
+    assert _evenly_chosen([1, 2, 3], 8) == [1, 2, 3]
+
+
+def test_frames_are_ordered_by_number(tmp_path: Path):
+    for name in ("10.png", "9.png", "0.png", "note.txt", "x1.png"):
+        (tmp_path / name).touch()
+    assert [path.name for path in _numbered(tmp_path)] == ["0.png", "9.png", "10.png"]

@@ -1,0 +1,70 @@
+"""The shipped configs: loadable in the original threestudio, and different only where they mean to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+CONFIGS = Path(__file__).resolve().parents[2] / "custom" / "dreammapping" / "configs"
+
+# Keys of threestudio 0.2.3, by section. An unknown key is an error there.
+UPSTREAM = {
+    "": {"name", "description", "tag", "seed", "use_timestamp", "timestamp", "exp_root_dir", "n_gpus", "resume", "data_type", "data",
+         "system_type", "system", "trainer", "checkpoint"},
+    "data": {"height", "width", "batch_size", "resolution_milestones", "eval_height", "eval_width", "eval_batch_size", "n_val_views",
+             "n_test_views", "elevation_range", "azimuth_range", "camera_distance_range", "fovy_range", "camera_perturb", "center_perturb",
+             "up_perturb", "light_position_perturb", "light_distance_range", "eval_elevation_deg", "eval_camera_distance", "eval_fovy_deg",
+             "light_sample_strategy", "batch_uniform_azimuth", "progressive_until", "rays_d_normalize"},
+    "system": {"loggers", "loss", "optimizer", "scheduler", "weights", "weights_ignore_modules", "cleanup_after_validation_step",
+               "cleanup_after_test_step", "geometry_type", "geometry", "material_type", "material", "background_type", "background",
+               "renderer_type", "renderer", "guidance_type", "guidance", "prompt_processor_type", "prompt_processor",
+               "geometry_convert_from", "geometry_convert_inherit_texture", "geometry_convert_override", "exporter_type", "exporter"},
+    "system.prompt_processor": {"prompt", "prompt_front", "prompt_side", "prompt_back", "prompt_overhead", "negative_prompt",
+                                "pretrained_model_name_or_path", "overhead_threshold", "front_threshold", "back_threshold",
+                                "view_dependent_prompt_front", "use_cache", "spawn", "use_perp_neg", "use_prompt_debiasing"},
+    "system.background": {"weights", "n_output_dims", "color", "learned", "random_aug", "random_aug_prob"},
+    "system.material": {"weights", "n_output_dims", "color_activation", "requires_normal"},
+}  # fmt: skip
+
+ALL = sorted(CONFIGS.glob("*.yaml"))
+OVERLAYS = sorted(CONFIGS.glob("presets/**/*.yaml"))
+
+
+@pytest.mark.parametrize("path", ALL + OVERLAYS, ids=lambda p: p.relative_to(CONFIGS).as_posix())
+def test_only_keys_of_the_original_threestudio(path):
+    config = OmegaConf.load(path)
+    for section, known in UPSTREAM.items():
+        block = OmegaConf.select(config, section) if section else config
+        assert set(block or {}) <= known, section
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.name)
+def test_the_teacher_is_named_once(path):
+    config = OmegaConf.load(path)
+    assert path.read_text(encoding="utf-8").count("stabilityai/") == 1
+    assert config.system.guidance.pretrained_model_name_or_path == "stabilityai/stable-diffusion-2-1-base"
+    config.system.prompt_processor.pretrained_model_name_or_path = "other"
+    assert config.system.guidance.pretrained_model_name_or_path == "other"
+
+
+def test_the_paper_s_numbers():
+    config = OmegaConf.load(CONFIGS / "vdm-gs.yaml")
+    assert config.data.batch_size == 4 and config.data.height == config.data.width == 512
+    assert config.trainer.max_steps == 5000 and config.system.geometry.init.num_points == 50000
+    assert config.system.guidance.guidance_scale == 7.5 and config.system.guidance.cfg_convention == "seed"
+    assert OmegaConf.to_container(config.system.guidance.loss) == {"type": "vdm", "dca_cutoff": 300, "psi_lr": 0.01}
+    assert OmegaConf.to_container(config.system.geometry.position_lr, resolve=True) == [0, 0.00056, 0.0000056, 5000]
+
+
+def test_sds_differs_in_loss_and_scale_only():
+    def flat(name: str) -> dict:
+        config = OmegaConf.to_container(OmegaConf.load(CONFIGS / name), resolve=False)
+        guidance = config["system"]["guidance"]
+        own = {"name": config.pop("name"), "loss": guidance.pop("loss"), "guidance_scale": guidance.pop("guidance_scale")}
+        return {"rest": config, "own": own}
+
+    sds, vdm = flat("sds-gs.yaml"), flat("vdm-gs.yaml")
+    assert sds["rest"] == vdm["rest"]
+    assert sds["own"] == {"name": "dreammapping-sds-gs", "loss": {"type": "sds"}, "guidance_scale": 100}
