@@ -67,6 +67,11 @@ def _article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeio" or phrase.startswith("umbrella") else "a ") + phrase
 
 
+def _phrase(phrase: str, color: str) -> str:
+    """A pattern phrase with the colour (may be empty) filled in and the article in front of it put right."""
+    return re.sub(r"\ba (?=[aeio])", "an ", phrase.format(color + " " if color else ""))
+
+
 def _join(*words: str) -> str:
     return " ".join(word for word in words if word)
 
@@ -78,10 +83,10 @@ def _subject(noun: str, color: str, pattern: str, rng: random.Random) -> str:
     if phrases and draw < 0.25:
         phrase = rng.choice(phrases)
         if pattern in ("wooden", "metallic") and rng.random() < 0.5:  # "made of red wood"
-            return _join(_article(noun), phrase.format(color + " " if color else ""))
+            return _join(_article(noun), _phrase(phrase, color))
         if pattern not in ("wooden", "metallic") and color not in ("", "white") and rng.random() < 0.5:  # "with red stripes"
-            return _join(_article(noun), phrase.format(color + " "))
-        return _join(_article(_join(color, noun)), phrase.format(""))
+            return _join(_article(noun), _phrase(phrase, color))
+        return _join(_article(_join(color, noun)), _phrase(phrase, ""))
     adjective = _name(PATTERN_ADJECTIVES[pattern], rng)
     if draw < 0.35 and (color or adjective):
         return f"{_article(noun)}, {' and '.join(word for word in (color, adjective) if word)}"

@@ -195,7 +195,7 @@ def sample_scenes(labels: Labels, generator: torch.Generator, *, device: torch.d
         azimuth=azimuth, elevation=elevation, distance=distance, fovy=fovy,
         center=0.02 * torch.randn(count, 3, generator=generator),
         light=directions(light_azimuth, _uniform(count, 20.0, 75.0, generator)),
-        ambient=_uniform(count, 0.58, 0.75, generator), diffuse=_uniform(count, 0.25, 0.45, generator),
+        ambient=_uniform(count, 0.65, 0.80, generator), diffuse=_uniform(count, 0.22, 0.40, generator),
         specular=_uniform(count, 0.0, 0.25, generator), background=_override(background, _keep_contrast(_backgrounds(count, generator), main)),
         floor_shadow=torch.where(torch.rand(count, generator=generator) < 0.1, _uniform(count, 0.15, 0.4, generator), torch.zeros(count)),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..primitives import CUT, EXTRA, MAIN, Kit
 from .shared import BLACK, BROWN, CREAM, GREEN, ORANGE, PINK, RED, TAN, WHITE, YELLOW, face
 
@@ -88,16 +90,14 @@ def pumpkin(kit: Kit) -> None:
     for angle in range(0, 360, 45):
         kit.ball((r * 0.92 * _cos(angle), r * 0.92 * _sin(angle), 0), (r * 1.02, r * 0.86, h), rot=(0, 0, angle))
     kit.rod((0, 0, h * 0.75), (0.03, 0.04, h * 1.3), 0.055, GREEN)
-    front = r * 1.80
     for side in (-1, 1):
-        kit.box((front, side * r * 0.70, h * 0.26), (0.10, r * 0.30, h * 0.17), BLACK, rot=(side * 12, 0, side * 18), taper=-0.5)
-        kit.ball((front - r * 0.06, side * r * 0.75, -h * 0.30), (0.08, 0.06, 0.055), BLACK)
-    kit.box((front + 0.03, 0, -h * 0.02), (0.07, 0.045, 0.045), BLACK, taper=-0.6)
-    kit.ring((front - r * 0.03, 0, h * 0.02), r * 0.85, 0.05, BLACK, rot=(90, 0, 90), spin=180, arc=58)
+        kit.box((r * 1.45, side * r * 0.70, h * 0.26), (0.07, r * 0.30, h * 0.17), BLACK, rot=(side * 12, 0, side * 18), taper=-0.5)
+        kit.ball((r * 1.36, side * r * 0.75, -h * 0.30), (0.06, 0.055, 0.055), BLACK)
+    kit.box((r * 1.86, 0, -h * 0.02), (0.05, 0.045, 0.045), BLACK, taper=-0.6)
+    kit.ring((r * 1.56, 0, h * 0.02), r * 0.85, 0.05, BLACK, rot=(90, 0, 90), spin=180, arc=58)
 
 
 def _cos(degrees: float) -> float:
-    import math
     return math.cos(math.radians(degrees))
 
 

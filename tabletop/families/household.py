@@ -5,20 +5,22 @@ from __future__ import annotations
 from ..primitives import CUT, EXTRA, MAIN, Kit
 from .shared import BLACK, BROWN, CREAM, DARK, GOLD, GRAY, RED, WHITE, WOOD, YELLOW, front_label
 
+_FLAME, _CORK = (1.0, 0.55, 0.08), (0.78, 0.58, 0.36)
+
 
 def mug(kit: Kit) -> None:
     """Handle at +y, a label with a dot on the front."""
     r, h = kit.vary(0.28, 0.36), kit.vary(0.30, 0.40)
-    kit.cylinder((0, 0, 0), r * kit.vary(0.85, 1.0), h, MAIN, rounding=0.03, top=r)
+    kit.cylinder((0, 0, 0), r * kit.vary(0.94, 1.0), h, MAIN, rounding=0.03, top=r)
     kit.cylinder((0, 0, 0.09), r - 0.09, h, group=CUT, rounding=0.02, top=r - 0.045)
     kit.cylinder((0, 0, h * 0.72), r - 0.05, 0.02, BROWN, group=EXTRA)
     kit.ring((0, r + 0.01, 0), h * kit.vary(0.48, 0.62), 0.045, MAIN, rot=(90, 0, 90), spin=-90, arc=100, group=EXTRA)
-    front_label(kit, r * 0.97, 0.0, h * 0.42, CREAM, arc=38)
-    kit.ball((r * 0.97, 0, 0), (0.025, h * 0.27, h * 0.27), RED, group=EXTRA)
+    front_label(kit, r * 0.995, 0.0, h * 0.42, CREAM, arc=38)
+    kit.ball((r * 0.995, 0, 0), (0.03, h * 0.27, h * 0.27), RED, group=EXTRA)
 
 
 def teapot(kit: Kit) -> None:
-    """Spout to the front, handle to the back."""
+    """Spout and two golden spots to the front, handle to the back."""
     r, flat = kit.vary(0.36, 0.42), kit.vary(0.72, 0.92)
     z = r * flat
     kit.ball((0, 0, 0), (r, r, z))
@@ -27,12 +29,14 @@ def teapot(kit: Kit) -> None:
     kit.ball((0, 0, z * 0.82 + r * 0.34), r * 0.15, GOLD)
     kit.rod((r * 0.75, 0, -z * 0.25), (r * 1.35, 0, z * 0.35), 0.085)
     kit.rod((r * 1.35, 0, z * 0.35), (r * 1.55, 0, z * 0.72), 0.058)
+    for side in (-1, 1):  # painted spots beside the spout
+        kit.ball((r * 0.80, side * r * 0.55, z * 0.12), (0.05, 0.085, 0.085), GOLD, rot=(0, 0, side * 35))
     kit.ball((r * 1.58, 0, z * 0.78), (0.04, 0.045, 0.03), DARK)
     kit.ring((-r * 0.98, 0, 0.02), r * kit.vary(0.48, 0.6), 0.048, MAIN, rot=(90, 0, 0), spin=90, arc=105)
 
 
 def lamp(kit: Kit) -> None:
-    """A shade on a pole; switch and pull cord on the front."""
+    """A shade on a pole; switch and pull cord on the front, cable and transformer behind."""
     r, h = kit.vary(0.34, 0.44), kit.vary(0.20, 0.27)
     pole = kit.vary(0.42, 0.56)
     kit.cylinder((0, 0, pole + h * 0.5), r, h, MAIN, top=r * kit.vary(0.5, 0.7), rounding=0.02)
@@ -43,6 +47,8 @@ def lamp(kit: Kit) -> None:
     kit.rod((r * 0.55, 0, pole - h * 0.4), (r * 0.55, 0, pole - h * 1.5), 0.012, DARK, group=EXTRA)
     kit.ball((r * 0.55, 0, pole - h * 1.55), 0.04, RED, group=EXTRA)
     kit.ball((r * 0.42, 0, 0.06), (0.06, 0.06, 0.03), RED, group=EXTRA)
+    kit.rod((-r * 0.55, 0, 0.03), (-r * 1.05, 0, -0.02), 0.03, DARK, group=EXTRA)  # the cable
+    kit.box((-r * 0.58, 0, 0.06), (0.05, 0.07, 0.05), DARK, group=EXTRA)
 
 
 def clock(kit: Kit) -> None:
@@ -105,14 +111,11 @@ def candle(kit: Kit) -> None:
     kit.cylinder((0, 0, -h - 0.02), r * 1.35, 0.03, GOLD, top=r * 1.6, rounding=0.02)
     kit.ring((-r * 1.75, 0, -h + 0.06), 0.09, 0.025, GOLD, rot=(90, 0, 0))
     kit.rod((0, 0, h), (0, 0, h + 0.07), 0.014, BLACK)
-    kit.ball((0, 0, h + 0.15), (0.055, 0.055, 0.11), ORANGE_FLAME)
+    kit.ball((0, 0, h + 0.15), (0.055, 0.055, 0.11), _FLAME)
     kit.ball((0.02, 0, h + 0.13), (0.045, 0.03, 0.06), YELLOW)
     kit.rod((r * 0.98, 0.03, h * 0.95), (r * 0.98, 0.03, h * 0.45), 0.04, MAIN)
     kit.ball((r * 0.98, 0, -h * 0.15), (0.03, r * 0.42, r * 0.5), RED)
     kit.ball((r * 1.0, 0, -h * 0.15), (0.03, r * 0.22, r * 0.26), WHITE)
-
-
-ORANGE_FLAME = (1.0, 0.55, 0.08)
 
 
 def bottle(kit: Kit) -> None:
@@ -123,12 +126,9 @@ def bottle(kit: Kit) -> None:
     kit.ball((0, 0, h - 0.03), (r * 0.98, r * 0.98, r * 0.8))
     kit.cylinder((0, 0, h + neck), 0.085, neck, MAIN)
     kit.ring((0, 0, h + neck * 1.65), 0.085, 0.022, MAIN)
-    kit.cylinder((0, 0, h + neck * 2.1), 0.07, 0.06, TAN_CORK)
+    kit.cylinder((0, 0, h + neck * 2.1), 0.07, 0.06, _CORK)
     front_label(kit, r, -0.04, h * 0.52, CREAM, arc=52)
     front_label(kit, r + 0.012, -0.04, h * 0.14, RED, arc=40)
-
-
-TAN_CORK = (0.78, 0.58, 0.36)
 
 
 def gift_box(kit: Kit) -> None:

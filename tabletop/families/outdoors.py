@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from math import cos, radians, sin
+
 from ..primitives import CUT, EXTRA, MAIN, Kit
 from .shared import BLACK, BROWN, CREAM, GLASS, GOLD, GRAY, PINK, RED, TERRACOTTA, WHITE, WOOD, face
-
-_ROOF = (0.50, 0.16, 0.12)
 
 
 def house(kit: Kit) -> None:
@@ -13,7 +13,8 @@ def house(kit: Kit) -> None:
     d, w, h = kit.vary(0.27, 0.33), kit.vary(0.32, 0.40), kit.vary(0.27, 0.34)
     roof = kit.vary(0.12, 0.17)
     kit.box((0, 0, 0), (d, w, h), MAIN)
-    kit.box((0, 0, h + roof), (d * 0.55, w * 0.60, roof), _ROOF, taper=-d * 0.46 / roof)
+    kit.box((0, 0, h + roof), (d * 0.55, w * 0.60, roof), MAIN, taper=-d * 0.46 / roof)
+    kit.box((0, 0, h), (d + 0.065, w + 0.065, 0.022), WHITE)
     kit.box((-d * 0.45, -w * 0.5, h + roof * 1.5), (0.055, 0.055, roof * 1.1), GRAY)
     kit.box((d, 0, -h * 0.42), (0.02, 0.085, h * 0.58), BROWN)
     kit.ball((d + 0.025, 0.05, -h * 0.42), 0.02, GOLD)
@@ -31,7 +32,7 @@ def birdhouse(kit: Kit) -> None:
     kit.box((0, 0, h), (d, w * 0.70, w * 0.70), MAIN, rot=(45, 0, 0))
     slope = w * 0.78
     for side in (-1, 1):
-        kit.box((0, side * slope * 0.74, h + slope * 0.58), (d + 0.09, slope * 1.05, 0.028), _ROOF, rot=(side * -45, 0, 0))
+        kit.box((0, side * slope * 0.74, h + slope * 0.58), (d + 0.09, slope * 1.05, 0.028), MAIN, rot=(side * -45, 0, 0))
     kit.cylinder((d, 0, h * 0.42), 0.095, 0.015, BLACK, rot=(0, 90, 0))
     kit.rod((d, 0, -h * 0.25), (d + 0.15, 0, -h * 0.25), 0.025, WOOD)
     kit.cylinder((0, 0, -h - 0.16), 0.045, 0.18, BROWN)
@@ -75,7 +76,6 @@ def mushroom(kit: Kit) -> None:
     kit.cylinder((0, 0, -0.18), stem * 1.25, 0.20, CREAM, top=stem, rounding=0.04, group=EXTRA)
     face(kit, stem * 1.08, -0.14, 0.075, 0.042)
     for angle, tilt, size in ((30, 40, 0.075), (100, 50, 0.065), (160, 35, 0.08), (225, 52, 0.065), (290, 40, 0.075), (0, 85, 0.08)):
-        from math import cos, radians, sin
         a, t = radians(angle), radians(tilt)
         at = (r * cos(t) * cos(a), r * cos(t) * sin(a), h * sin(t))
         kit.ball(at, (0.025, size, size), WHITE, rot=(0, -tilt, angle), group=EXTRA)

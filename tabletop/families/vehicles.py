@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import cos, radians, sin
+
 from ..primitives import CUT, EXTRA, MAIN, Kit
 from .shared import BLACK, DARK, GLASS, GRAY, ORANGE, RED, WHITE, WOOD, YELLOW
 
@@ -76,7 +78,6 @@ def rocket(kit: Kit) -> None:
         kit.cylinder((r * (0.97 if z < 0 else 0.92) + 0.02, 0, h * z), size * 0.68, 0.03, GLASS, rot=(0, 90, 0))
     kit.box((r * 0.92, 0, -h * 0.55), (0.025, 0.055, 0.085), DARK)
     for angle in (45, 135, 225, 315):
-        from math import cos, radians, sin
         a = radians(angle)
         kit.box((r * 1.2 * cos(a), r * 1.2 * sin(a), -h * 0.72), (0.11, 0.02, 0.15), RED, rot=(0, 14, angle), taper=-0.35)
     kit.cylinder((0, 0, -h * 0.90), r * 0.62, 0.05, DARK)
