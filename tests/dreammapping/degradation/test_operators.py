@@ -1,0 +1,106 @@
+"""U-Lite's size and shape, how it adapts to small latents, and the other operators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dreammapping.degradation import OPERATORS, ULite, build_operator, choose_stages
+from dreammapping.degradation.ulite import Axial
+from dreammapping.errors import ConfigError
+from torch.nn import functional as F
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("stages", "parameters"), [(5, 879_252), (4, 227_668), (3, 61_620)])
+def test_published_parameter_counts(stages, parameters):
+    assert count(ULite(4, stages)) == parameters
+
+
+def test_parameter_counts_by_part():
+    net = ULite(4, 5)
+    assert [count(e) for e in net.encoders] == [832, 2688, 9472, 35328, 136192]
+    assert [count(d) for d in net.decoders] == [267264, 68096, 17664, 4736, 1344]
+    assert (count(net.stem), count(net.bottleneck), count(net.head)) == (3152, 332416, 68)
+
+
+@pytest.mark.parametrize(
+    ("size", "stages"), [((64, 64), 5), ((128, 128), 5), ((32, 32), 4), ((16, 16), 3), ((8, 8), 2), ((4, 4), 1), ((24, 24), 3), ((16, 64), 3), ((6, 8), 1)]
+)  # fmt: skip
+def test_depth_follows_the_latents(size, stages):
+    assert choose_stages(*size) == stages
+    x = torch.randn(1, 4, *size)
+    assert build_operator("nonlinear", (4, *size), generator=generator())(x).shape == x.shape
+
+
+@pytest.mark.parametrize(("size", "stages"), [((5, 5), None), ((2, 2), None), ((24, 24), 4), ((32, 32), 5), ((32, 32), 0)])
+def test_sides_that_do_not_fit_are_refused(size, stages):
+    with pytest.raises(ConfigError, match=f"{size[0]} x {size[1]}"):
+        choose_stages(*size, stages)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(7, 1), (3, 1), (3, 2), (3, 3)])
+def test_axial_block_is_the_sum_of_its_branches(kernel, dilation):
+    block = Axial(3, kernel, dilation).double()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    pad = dilation * (kernel // 2)
+    reference = x + F.conv2d(F.pad(x, (0, 0, pad, pad)), block.vertical.weight, block.vertical.bias, dilation=dilation, groups=3)
+    reference = reference + F.conv2d(F.pad(x, (pad, pad, 0, 0)), block.horizontal.weight, block.horizontal.bias, dilation=dilation, groups=3)
+    torch.testing.assert_close(block(x), reference)
+    probe = torch.randn_like(reference)
+    inputs = [x, *block.parameters()]
+    for ours, theirs in zip(torch.autograd.grad((block(x) * probe).sum(), inputs), torch.autograd.grad((reference * probe).sum(), inputs)):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_group_norm_makes_images_independent_and_batch_norm_does_not():
+    x = torch.randn(3, 4, 16, 16)
+    for norm, independent in (("group", True), ("batch", False)):
+        operator = build_operator("nonlinear", (4, 16, 16), generator=generator(), norm=norm)
+        with torch.no_grad():
+            assert torch.allclose(operator(x)[:1], operator(x[:1]), atol=1e-5) == independent
+
+
+@pytest.mark.parametrize("name", OPERATORS.names())
+def test_operators_start_from_the_generator_and_keep_the_shape(name):
+    a, b, c = (build_operator(name, (4, 8, 8), generator=generator(seed), linear_init="normal") for seed in (0, 0, 1))
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([3, 700])
+    assert torch.equal(a(x, t), b(x, t)) and not torch.equal(a(x, t), c(x, t))
+    assert a(x, t).shape == x.shape
+
+
+def test_linear_is_the_identity_at_first_and_shared_by_the_batch():
+    operator = build_operator("linear", (4, 8, 8), generator=generator())
+    x = torch.randn(2, 4, 8, 8)
+    assert torch.equal(operator(x), x)
+    assert [tuple(p.shape) for p in operator.parameters()] == [(1, 4, 8, 8)]
+
+
+def test_learnable_noise_starts_at_zero_and_is_added():
+    plain = build_operator("nonlinear", (4, 8, 8), generator=generator())
+    noisy = build_operator("nonlinear_noise", (4, 8, 8), generator=generator())
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(noisy(x), plain(x))
+    torch.nn.init.ones_(noisy.noise)
+    torch.testing.assert_close(noisy(x), plain(x) + 1)
+    assert count(noisy) == count(plain) + 4 * 8 * 8
+
+
+def test_ulite_learns_the_identity():
+    """What it must be at large t, where the prediction is close to the noise."""
+    operator = build_operator("nonlinear", (4, 16, 16), generator=generator())
+    optimizer = torch.optim.Adam(operator.parameters(), lr=0.01)
+    g = generator(1)
+    for _ in range(120):
+        x = torch.randn(4, 4, 16, 16, generator=g)
+        loss = (operator(x) - x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.2

@@ -1,0 +1,38 @@
+"""Closed-form teachers and hand-made draws for tests of the losses."""
+
+from __future__ import annotations
+
+import torch
+from dreammapping.distillation import CFGConvention, NoisyDraw, PromptedTeacher
+from dreammapping.teachers import ClosedFormTeacher, GaussianMixture
+
+SHAPE = (4, 8, 8)
+
+
+def gaussian_teacher(dtype: torch.dtype = torch.float32, seed: int = 0) -> ClosedFormTeacher:
+    """cond N(mu, 0.05 I), empty N(mu, I), negative N(-mu, I): guidance and mode seeking both pull to mu = distribution mean of cond."""
+    mean = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return ClosedFormTeacher({
+        "cond": GaussianMixture.single(mean, 0.05),
+        "empty": GaussianMixture.single(mean, 1.0),
+        "negative": GaussianMixture.single(-mean, 1.0),
+    })  # fmt: skip
+
+
+def embeddings(batch: int = 2) -> dict[str, torch.Tensor]:
+    """Placeholders: closed-form teachers go by the name alone."""
+    return {name: torch.zeros(batch, 1, 1) for name in ("cond", "empty", "negative")}
+
+
+def prompted(teacher: ClosedFormTeacher, *, scale: float = 7.5, batch: int = 2, **options: object) -> PromptedTeacher:
+    return PromptedTeacher(teacher, embeddings(batch), guidance_scale=scale, convention=CFGConvention.SEED, **options)
+
+
+def make_draw(teacher: ClosedFormTeacher, t: list[int], *, dtype: torch.dtype = torch.float32, step: int = 0) -> NoisyDraw:
+    """A draw at the given steps, with seeded latents and noise."""
+    generator = torch.Generator().manual_seed(1)
+    clean = torch.randn(len(t), *SHAPE, generator=generator, dtype=dtype)
+    noise = torch.randn(len(t), *SHAPE, generator=generator, dtype=dtype)
+    steps = torch.tensor(t)
+    noisy = teacher.schedule.add_noise(clean, noise, steps)
+    return NoisyDraw(clean, noise, noisy, steps, steps, teacher.schedule.at(steps, clean), step)
