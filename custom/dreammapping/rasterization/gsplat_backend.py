@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .checks import require_dtype
+from .reference import rasterize_reference
 from .types import Rasterization, RasterizationError, Scene
 
 
@@ -17,6 +18,8 @@ def rasterize_gsplat(scene: Scene) -> Rasterization:
     _require_cuda(scene)
     require_dtype(scene, torch.float32, "gsplat")
     rasterization = _import_gsplat()
+    if scene.means.shape[0] == 0:  # gsplat divides by the number of Gaussians
+        return rasterize_reference(scene)
     image, alpha, info = rasterization(
         scene.means,
         scene.quats,
