@@ -27,6 +27,7 @@ __all__ = [
     "dump_config",
     "finish_config",
     "load_config",
+    "load_config_file",
     "merge_config",
     "missing_values_error",
     "parse_structured",
@@ -114,7 +115,7 @@ def merge_config(
     *yamls: str | os.PathLike[str], cli_args: Sequence[str] = (), from_string: bool = False
 ) -> DictConfig:
     """The merged files and overrides with interpolations unresolved; later ones win."""
-    parts = [_read_yaml(entry, from_string) for entry in yamls]
+    parts = [_parse_yaml(entry) if from_string else load_config_file(entry) for entry in yamls]
     try:
         merged = OmegaConf.merge(*parts)
     except OmegaConfBaseException as error:
@@ -140,12 +141,20 @@ def finish_config(merged: DictConfig, **kwargs: Any) -> DictConfig:
 
 def missing_values_error(config: DictConfig) -> ConfigError | None:
     """An error naming every key that is still `???` and the overrides to type; None when all are set."""
-    keys = sorted(OmegaConf.missing_keys(config))
+    keys = sorted(_missing_keys(OmegaConf.to_container(config, resolve=False), ""))
     if not keys:
         return None
     values = " ".join(f'{key}="a red apple"' if key.endswith("prompt") else f"{key}=VALUE" for key in keys)
     verb = "is" if len(keys) == 1 else "are"
     return ConfigError(f"{', '.join(keys)} {verb} not set. Add to the command line: {values}")
+
+
+def _missing_keys(node: Any, path: str) -> list[str]:
+    """Paths of the `???` below `node`; by hand, as OmegaConf's own search stumbles over broken interpolations."""
+    if node == "???":
+        return [path]
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [key for name, child in pairs for key in _missing_keys(child, f"{path}.{name}" if path else str(name))]
 
 
 def config_to_primitive(config: Any, resolve: bool = True) -> Any:
@@ -158,14 +167,20 @@ def dump_config(path: str | os.PathLike[str], config: Any) -> None:
     write_atomic(path, OmegaConf.to_yaml(config).encode())
 
 
-def _read_yaml(entry: str | os.PathLike[str], from_string: bool) -> DictConfig:
-    where = "the given text" if from_string else str(entry)
+def load_config_file(path: str | os.PathLike[str]) -> DictConfig:
+    """One YAML file with interpolations unresolved and keys unchecked; ConfigError if it cannot be read."""
     try:
-        config = OmegaConf.create(str(entry)) if from_string else OmegaConf.load(Path(entry))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"There is no config file {where}.{_configs_beside(Path(entry))}") from error
+        raise ConfigError(f"There is no config file {path}.{_configs_beside(Path(path))}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Cannot read the config {where}: {error}") from error
+        raise ConfigError(f"Cannot read the config {path}: {error}") from error
+    return _parse_yaml(text, str(path))
+
+
+def _parse_yaml(text: str | os.PathLike[str], where: str = "The given text") -> DictConfig:
+    try:
+        config = OmegaConf.create(str(text))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{where} is not valid YAML: {error}") from error
     if not isinstance(config, DictConfig):

@@ -1,0 +1,284 @@
+"""From the command line's arguments to a run: config, checks, trial folder, parts, Lightning.
+
+Everything that can be wrong with the arguments is found out before the trial folder is made and any weight is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+import threestudio
+from threestudio.errors import ConfigError, UserError, suggest
+from threestudio.extensions import describe, load_extensions
+from threestudio.utils.callbacks import (
+    CodeSnapshotCallback,
+    ConfigSnapshotCallback,
+    CustomProgressBar,
+    RunCheckpoint,
+)
+from threestudio.utils.checkpoint import AtomicCheckpointIO, checkpoint_progress
+from threestudio.utils.config import (
+    config_to_primitive,
+    finish_config,
+    load_config_file,
+    merge_config,
+    missing_values_error,
+)
+from threestudio.utils.files import write_atomic
+from threestudio.utils.misc import find_last_path, get_rank, set_device
+from threestudio.utils.presets import PresetChoice, choose_preset
+from threestudio.utils.validation import check_run
+
+_FLAGS = ("--config", "--gpu", "--train", "--validate", "--test", "--export", "--preset", "--verbose", "--typecheck")
+_EXPECTED_WARNINGS = (
+    r".*ModelCheckpoint with manual optimization",  # saving after the optimizer's step is what we want
+    r".*resuming from a checkpoint that ended before the epoch ended",  # the data modules know their place
+    r".*Checkpoint directory .* exists and is not empty",
+    r".*does not have many workers",
+    r".*is deprecated.*LeafSpec",
+)
+
+
+def launch(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Carry out one command; see launch.py for the arguments.
+
+    Raises:
+        UserError: a mistake in the arguments, the config or a file it names; its message says what to do.
+    """
+    check_overrides(overrides)
+    threestudio.logger.setLevel(logging.DEBUG if arguments.verbose else logging.INFO)
+    use_cuda = choose_device(arguments.gpu)
+    load_all_extensions()
+    config, preset = read_run_config(arguments.config, overrides, arguments.preset, use_cuda=use_cuda)
+    status = resume_status(config)
+    check_run(config)
+    settings = trainer_settings(config, use_cuda)  # may still decide for the CPU
+
+    threestudio.info(str(preset))
+    start_trial(config, arguments, preset)
+    handler = log_to_file(config)
+    try:
+        run(arguments, config, settings, status)
+    finally:
+        if handler is not None:
+            threestudio.logger.removeHandler(handler)
+            handler.close()
+
+
+# ---- before the run ----
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Arguments that are neither flags nor overrides are mistakes."""
+    for text in overrides:
+        if text.startswith("-"):
+            raise ConfigError(f"There is no flag {text}. {suggest(text.split('=')[0], _FLAGS)}")
+
+
+def choose_device(requested: str | None) -> bool:
+    """Whether to use CUDA: if it is there. Also decides what `get_device` answers from now on.
+
+    Raises:
+        UserError: GPUs were asked for explicitly, but CUDA is absent.
+    """
+    cuda = torch.cuda.is_available()
+    if requested is not None and not cuda:
+        raise UserError(
+            f"--gpu {requested} was given, but torch {torch.__version__} finds no CUDA GPU. "
+            "Leave --gpu out to run on the CPU, or install a torch build with CUDA and check nvidia-smi."
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if requested is not None and visible != requested:
+        threestudio.warn(f"--gpu {requested} has no effect: CUDA_VISIBLE_DEVICES is already set to {visible}.")
+    set_device(None if cuda else "cpu")
+    return cuda
+
+
+def load_all_extensions() -> None:
+    """Import the extensions in custom/ of the working directory and of this repository; report those that fail."""
+    folders = dict.fromkeys(Path(root, "custom").resolve() for root in (Path.cwd(), Path(__file__).parents[1]))
+    loaded = [extension for folder in folders for extension in load_extensions(folder)]
+    threestudio.debug(describe(loaded))
+    for extension in loaded:
+        if extension.cause is not None:
+            threestudio.warn(f"The extension {extension.path} failed to import and is left out: {extension.cause}")
+            threestudio.debug(extension.details)
+
+
+def read_run_config(
+    path: str, overrides: Sequence[str], preset: str, *, use_cuda: bool
+) -> tuple[DictConfig, PresetChoice]:
+    """Config file < preset overlays < command line, resolved and checked at the top level."""
+    merged = merge_config(path, cli_args=overrides)
+    choice = choose_preset(preset, path, merged, cuda=use_cuda)
+    if choice.files:
+        merged = merge_config(path, *choice.files, cli_args=overrides)
+    missing = missing_values_error(merged)
+    if missing is not None:
+        raise missing
+    n_gpus = torch.cuda.device_count() if use_cuda else 1
+    if n_gpus > 1 and merged.get("use_timestamp", True) and merged.get("timestamp") is None:
+        threestudio.warn("With several GPUs the trial's name carries no timestamp.")
+    return finish_config(merged, n_gpus=n_gpus), choice
+
+
+def resume_status(config: DictConfig) -> tuple[int, int] | None:
+    """Epoch and step of the checkpoint to resume from, after looking whether it can be read; None without one."""
+    if config.resume is None:
+        return None
+    config.resume = find_last_path(config.resume)
+    return checkpoint_progress(config.resume)
+
+
+def trainer_settings(config: DictConfig, use_cuda: bool) -> dict[str, Any]:
+    """Keyword arguments for Trainer: the device, and what the config says.
+
+    Raises:
+        ConfigError: the config asks for an accelerator that is not there.
+    """
+    given = config_to_primitive(config.trainer)
+    accelerator = given.pop("accelerator", "auto")
+    if accelerator in ("gpu", "cuda") and not use_cuda:
+        raise ConfigError(f"trainer.accelerator is {accelerator}, but torch finds no CUDA GPU. Remove it or set it to cpu.")
+    if accelerator == "auto":
+        accelerator = "gpu" if use_cuda else "cpu"
+    settings = {"accelerator": accelerator, "devices": -1 if accelerator in ("gpu", "cuda") else 1, **given}
+    if accelerator == "cpu":
+        set_device("cpu")
+        if str(settings.get("precision", "")).startswith(("16", "bf16")):
+            threestudio.warn(f"trainer.precision {settings['precision']} is meant for GPUs; on the CPU it is 32-true.")
+            settings["precision"] = "32-true"
+    return settings
+
+
+# ---- the trial folder ----
+
+
+def start_trial(config: DictConfig, arguments: argparse.Namespace, preset: PresetChoice) -> None:
+    """Make the trial folder and write down how the run was started."""
+    if get_rank() != 0:
+        return
+    fresh = config.resume is None and config.use_timestamp and "timestamp" not in load_config_file(arguments.config)
+    while True:
+        try:
+            Path(config.trial_dir).mkdir(parents=True, exist_ok=not (fresh and config.timestamp))
+            break
+        except FileExistsError:  # another run of the same name started within this second
+            time.sleep(0.2)
+            config.timestamp = datetime.now().strftime("@%Y%m%d-%H%M%S")
+            config.trial_name = config.trial_name[: -len(config.timestamp)] + config.timestamp
+            config.trial_dir = os.path.join(config.exp_dir, config.trial_name)
+    record = Path(config.trial_dir, "configs", "preset.json")
+    if not record.exists():
+        preset.save(record)
+    command = f"python {' '.join(sys.argv)}\n{arguments}\n{preset}\n"
+    write_atomic(Path(config.trial_dir, "cmd.txt"), command.encode())
+
+
+def log_to_file(config: DictConfig) -> logging.Handler | None:
+    """Append what is logged to `logs` in the trial folder, too; on the first process only."""
+    if get_rank() != 0:
+        return None
+    handler = logging.FileHandler(Path(config.trial_dir, "logs"), encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    threestudio.logger.addHandler(handler)
+    return handler
+
+
+# ---- the run ----
+
+
+def run(
+    arguments: argparse.Namespace, config: DictConfig, settings: dict[str, Any], status: tuple[int, int] | None
+) -> None:
+    """Build data, system and trainer, and do what the mode says."""
+    for pattern in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=pattern)
+    pl.seed_everything(config.seed + get_rank(), workers=True)
+    data = threestudio.find(config.data_type)(config.data)
+    system = threestudio.find(config.system_type)(config.system, resumed=config.resume is not None)
+    system.set_save_dir(os.path.join(config.trial_dir, "save"))
+    trainer = build_trainer(arguments, config, settings, system)
+
+    if arguments.train:
+        if status is not None and status[1] >= trainer.max_steps > 0:
+            threestudio.info(f"{config.resume} has all {status[1]} steps already; set a larger trainer.max_steps to go on.")
+        trainer.fit(system, datamodule=data, ckpt_path=config.resume)
+        trainer.test(system, datamodule=data)
+        return
+    if status is None:
+        threestudio.warn("No resume=CHECKPOINT is given, so an untrained system is evaluated.")
+    else:
+        system.set_resume_status(*status)
+    evaluate = trainer.validate if arguments.validate else trainer.test if arguments.test else trainer.predict
+    evaluate(system, datamodule=data, ckpt_path=config.resume)
+
+
+def build_trainer(
+    arguments: argparse.Namespace, config: DictConfig, settings: dict[str, Any], system: pl.LightningModule
+) -> pl.Trainer:
+    """The Lightning Trainer of a run; loggers and checkpoints only in training."""
+    callbacks: list[pl.Callback] = []
+    loggers: list[Any] = []
+    settings = {**settings, "enable_checkpointing": arguments.train and settings.get("enable_checkpointing", True)}
+    if settings["enable_checkpointing"]:
+        callbacks.append(checkpoint_callback(config))
+    if arguments.train:
+        callbacks += training_callbacks(arguments, config)
+        loggers += training_loggers(config.trial_dir)
+        loggers += system.get_loggers()
+    if settings.get("enable_progress_bar", True):
+        callbacks.append(CustomProgressBar())
+    try:
+        return pl.Trainer(
+            callbacks=callbacks,
+            logger=loggers or False,
+            inference_mode=False,
+            plugins=[AtomicCheckpointIO()],
+            **settings,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"trainer: Lightning refuses these settings: {error}") from error
+
+
+def checkpoint_callback(config: DictConfig) -> RunCheckpoint:
+    """Checkpoints in `ckpts` of the trial folder."""
+    try:
+        return RunCheckpoint(Path(config.trial_dir, "ckpts"), **config_to_primitive(config.checkpoint))
+    except (MisconfigurationException, TypeError) as error:
+        raise ConfigError(f"checkpoint: Lightning refuses these settings: {error}") from error
+
+
+def training_callbacks(arguments: argparse.Namespace, config: DictConfig) -> list[pl.Callback]:
+    """Learning rates, and snapshots of code and config."""
+    trial = Path(config.trial_dir)
+    return [
+        LearningRateMonitor(logging_interval="step"),
+        CodeSnapshotCallback(trial / "code", use_version=False, exclude=[config.exp_root_dir]),
+        ConfigSnapshotCallback(arguments.config, config, trial / "configs", use_version=False),
+    ]
+
+
+def training_loggers(trial_dir: str) -> list[Any]:
+    """CSV always, TensorBoard where it is installed."""
+    loggers: list[Any] = [CSVLogger(trial_dir, name="csv_logs")]
+    if any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX")):
+        loggers.insert(0, TensorBoardLogger(trial_dir, name="tb_logs"))
+    return loggers
