@@ -84,11 +84,11 @@ class LogLinear:
 
     def __call__(self, step: int) -> float:
         """The value at `step`."""
-        after = bisect_left(self.steps, step)
-        if after == 0:
+        if step <= self.steps[0]:
             return self.values[0]
-        if after == len(self.steps):
+        if step >= self.steps[-1]:
             return self.values[-1]
+        after = bisect_left(self.steps, step)
         start, end = self.values[after - 1], self.values[after]
         if start == end:
             return start

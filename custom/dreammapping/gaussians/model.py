@@ -169,6 +169,27 @@ class GaussianModel(nn.Module):
             return 0.0
         return float(self.params["means"].detach().norm(dim=-1).max())
 
+    def finite_rows(self) -> Tensor:
+        """[N] bool: whether every value of the Gaussian is finite."""
+        finite = self.params["opacities"].isfinite()
+        for value in self.params.values():
+            if value.dim() > 1:
+                finite = finite & value.isfinite().flatten(1).all(1)
+        return finite
+
+    def with_sh_degree(self, sh_degree: int) -> GaussianModel:
+        """A copy on the same device with another SH degree: coefficients are dropped, or added as zeros."""
+        copy = GaussianModel(sh_degree, self.count).to(self.params["means"].device)
+        with torch.no_grad():
+            for name, value in self.params.items():
+                target = copy.params[name]
+                if name == "shN":
+                    shared = min(target.shape[1], value.shape[1])
+                    target[:, :shared] = value[:, :shared]
+                else:
+                    target.copy_(value)
+        return copy
+
     def resize(self, count: int) -> None:
         """Give every tensor `count` rows of zeros, keeping the Parameter objects. For use before `load_state_dict`."""
         if count == self.count:

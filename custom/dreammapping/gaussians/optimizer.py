@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .learning_rates import LogLinear
-from .model import GaussianModel
+from .model import PARAMETER_NAMES, GaussianModel
 
 GROUP_PREFIX = "gaussians."
 """Names of the groups are this plus the parameter's name."""
@@ -26,8 +26,8 @@ ADAM_EPS = 1e-15
 def parameter_groups(model: GaussianModel, schedules: Mapping[str, LogLinear], step: int = 0) -> list[dict[str, Any]]:
     """One named group for each parameter tensor, for one torch Adam. Learning rates as of `step`."""
     return [
-        {"params": [parameter], "lr": schedules[name](step), "eps": ADAM_EPS, "name": GROUP_PREFIX + name}
-        for name, parameter in model.params.items()
+        {"params": [model.params[name]], "lr": schedules[name](step), "eps": ADAM_EPS, "name": GROUP_PREFIX + name}
+        for name in PARAMETER_NAMES  # a fixed order: an optimizer's saved state knows its parameters by their place
     ]
 
 

@@ -32,7 +32,8 @@ def rebuild(
     """
     values = values or {}
     for name, old in list(params.items()):
-        new = nn.Parameter(values.get(name, old.data[source]).to(old), requires_grad=old.requires_grad)
+        content = values[name] if name in values else old.data[source]
+        new = nn.Parameter(content.to(old.data), requires_grad=old.requires_grad)
         params[name] = new
         view = optimizers.get(name)
         if view is None:

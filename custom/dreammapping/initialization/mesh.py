@@ -1,0 +1,122 @@
+"""Uniform samples of a mesh's surface, with its colors."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..gaussians.ply import GaussianFileError
+from .files import load_meshes
+from .points import ColoredPoints
+from .sphere import choose_colors
+
+
+def points_from_mesh(
+    path: str | os.PathLike[str],
+    count: int,
+    generator: torch.Generator,
+    *,
+    color: str | tuple[float, float, float] | list[float] = "gray",
+) -> ColoredPoints:
+    """Exactly `count` points, uniform over the surface (by area) of everything in the file, colored as the mesh is.
+
+    Vertex colors are interpolated, face colors taken as they are, textures looked up at the interpolated coordinates.
+
+    Args:
+        path: any triangle mesh trimesh reads (.obj with its .mtl, .glb, .ply, .stl, .off, ...).
+        count: >= 1.
+        generator: CPU generator.
+        color: for a mesh without colors, as `choose_colors` takes it.
+
+    Raises:
+        GaussianFileError: missing, unreadable, no triangles, no area, or vertices that are not finite.
+    """
+    if count < 1:
+        raise ConfigError(f"num_points is {count}; it must be at least 1")
+    meshes = load_meshes(path)
+    areas = [triangle_areas(_tensor(m.vertices), torch.from_numpy(np.array(m.faces, dtype=np.int64))) for m in meshes]
+    if not float(sum(a.sum() for a in areas)) > 0:
+        raise GaussianFileError(f"{path}: its triangles have no area")
+    faces, weights = sample_triangles(torch.cat(areas), count, generator)
+    default = choose_colors(count, color, generator)
+    points, colors = torch.zeros(count, 3), default
+    first = 0
+    for mesh, area in zip(meshes, areas):
+        here = (faces >= first) & (faces < first + len(area))
+        chosen, weight = faces[here] - first, weights[here]
+        corners = torch.from_numpy(np.array(mesh.faces, dtype=np.int64))[chosen]  # [R, 3]
+        points[here] = (_tensor(mesh.vertices)[corners] * weight[..., None]).sum(1).float()
+        found = _colors_at(mesh, chosen, corners, weight)
+        if found is not None:
+            colors[here] = found.float().clamp(0.0, 1.0)
+        first += len(area)
+    return ColoredPoints(points, colors)
+
+
+def points_on_triangles(
+    vertices: Tensor, faces: Tensor, count: int, generator: torch.Generator, color: Any = "gray"
+) -> ColoredPoints:
+    """`count` points, uniform over plain triangles (vertices [V, 3], faces [F, 3]), in one color or random ones."""
+    chosen, weights = sample_triangles(triangle_areas(vertices.double(), faces), count, generator)
+    points = (vertices.double()[faces[chosen]] * weights[..., None]).sum(1)
+    return ColoredPoints(points.float(), choose_colors(count, color, generator))
+
+
+def triangle_areas(vertices: Tensor, faces: Tensor) -> Tensor:
+    """[F] areas of the triangles `faces` [F, 3] (indices into `vertices` [V, 3])."""
+    a, b, c = vertices[faces].unbind(1)
+    return torch.linalg.cross(b - a, c - a).norm(dim=-1) / 2
+
+
+def sample_triangles(areas: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Triangles [count] drawn by area, and float64 barycentric weights [count, 3] uniform inside each.
+
+    Raises GaussianFileError where there is no area.
+    """
+    cumulative = areas.double().cumsum(0)
+    if len(areas) == 0 or not cumulative[-1] > 0:
+        raise GaussianFileError("the surface to put points on has no area")
+    at = torch.rand(count, generator=generator, dtype=torch.float64) * cumulative[-1]
+    faces = torch.searchsorted(cumulative, at, right=True).clamp_(max=len(areas) - 1)
+    u, v = torch.rand(2, count, generator=generator, dtype=torch.float64)
+    root = u.sqrt()  # Osada et al. 2002, "Shape distributions", section 4.2
+    return faces, torch.stack([1 - root, root * (1 - v), root * v], dim=-1)
+
+
+def _colors_at(mesh: Any, faces: Tensor, corners: Tensor, weights: Tensor) -> Tensor | None:
+    """[R, 3] colors in [0, 1] at points of a mesh given by face, its corners and barycentric weights; None: it has none."""
+    visual = getattr(mesh, "visual", None)
+    kind = getattr(visual, "kind", None)
+    if kind == "vertex":
+        return (_tensor(visual.vertex_colors)[corners][..., :3] * weights[..., None]).sum(1) / 255.0
+    if kind == "face":
+        return _tensor(visual.face_colors)[faces][:, :3] / 255.0
+    if kind == "texture":
+        return _texture_colors(visual, corners, weights)
+    return None
+
+
+def _texture_colors(visual: Any, corners: Tensor, weights: Tensor) -> Tensor | None:
+    from trimesh.visual.color import uv_to_interpolated_color
+
+    material = visual.material
+    # A PBR material multiplies texture and factor; a simple one has an image, or a color.
+    image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+    factor = getattr(material, "baseColorFactor", None)
+    if image is None or visual.uv is None:
+        plain = factor if factor is not None else getattr(material, "diffuse", None)
+        if plain is None:
+            return None
+        return (_tensor(plain)[:3] / 255.0).expand(len(corners), 3)
+    uv = (_tensor(visual.uv)[corners] * weights[..., None]).sum(1)
+    colors = torch.from_numpy(uv_to_interpolated_color(uv.numpy(), image)[:, :3].astype(np.float64)) / 255.0
+    return colors if factor is None else colors * _tensor(factor)[:3] / 255.0
+
+
+def _tensor(values: Any) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float64))
