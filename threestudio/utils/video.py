@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -32,26 +33,41 @@ def read_frame(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def write_mp4(path: Path, frames: list[Path], fps: float) -> None:
-    """H.264, yuv420p, reproducible bytes. Odd sizes are grown by repeating the last row or column."""
+def _ffmpeg() -> str:
     try:
-        import imageio.v2 as imageio
         import imageio_ffmpeg
 
-        imageio_ffmpeg.get_ffmpeg_exe()
+        return imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
         raise MissingVideoEncoderError(
             "Writing an mp4 needs ffmpeg, which was not found. Install it with: pip install imageio imageio-ffmpeg"
         ) from error
-    size = read_frame(frames[0]).shape
-    # Plain flags keep the encoder's name and the date out of the file, so that equal frames give equal bytes.
-    exact = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", "-threads", "1"]
-    with imageio.get_writer(path, format="FFMPEG", mode="I", fps=fps, macro_block_size=1, output_params=exact) as writer:
+
+
+def write_mp4(path: Path, frames: list[Path], fps: float) -> None:
+    """H.264, yuv420p, reproducible bytes. Odd sizes are grown by repeating the last row or column."""
+    height, width = read_frame(frames[0]).shape[:2]
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width + width % 2}x{height + height % 2}", "-r", str(fps), "-i", "-"]
+    codec = ["-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-threads", "1"]
+    # Keeps the encoder's version and the date out of the file, so that equal frames give equal bytes.
+    exact = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"]
+    command = [_ffmpeg(), "-y", "-loglevel", "error", *source, *codec, *exact, str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
         for file in frames:
             frame = read_frame(file)
-            if frame.shape != size:
-                raise UserError(f"{file} is {frame.shape[1]} x {frame.shape[0]}; the first frame is {size[1]} x {size[0]}.")
-            writer.append_data(np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge"))
+            if frame.shape[:2] != (height, width):
+                raise UserError(f"{file} is {frame.shape[1]} x {frame.shape[0]}; the first frame is {width} x {height}.")
+            process.stdin.write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").tobytes())
+    except BrokenPipeError:
+        pass  # ffmpeg stopped; what it says about it is raised below
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        _, message = process.communicate()
+    if process.returncode != 0:
+        raise UserError(f"ffmpeg could not write {path.name}: {message.decode(errors='replace').strip()}")
 
 
 def write_gif(path: Path, frames: list[Path], fps: float) -> None:

@@ -75,7 +75,7 @@ class BaseImplicitGeometry(BaseGeometry):
         isosurface_chunk: int = 0
         """Grid points evaluated at once; 0 takes all."""
         isosurface_coarse_to_fine: bool = True
-        """Extract twice, the second time in the first surface's box grown by 10 %."""
+        """Extract twice, the second time in the first surface's box grown by 10 % or one grid cell."""
         isosurface_deformable_grid: bool = False
         """Whether `forward_field` also moves the grid's vertices ("mt" only)."""
         isosurface_remove_outliers: bool = True
@@ -148,7 +148,9 @@ class BaseImplicitGeometry(BaseGeometry):
         with torch.no_grad():
             coarse = self._isosurface(self.bbox).v_pos
             low, high = coarse.amin(0), coarse.amax(0)
-            margin = 0.1 * (high - low)
+            # At least one coarse cell: the coarse surface of a small object may lie that far off.
+            cell = (self.bbox[1] - self.bbox[0]) / (self.cfg.isosurface_resolution - 1)
+            margin = (0.1 * (high - low)).max(cell)
             fine_bbox = torch.stack([(low - margin).max(self.bbox[0]), (high + margin).min(self.bbox[1])])
         return self._isosurface(fine_bbox, fine_stage=True)
 
