@@ -22,7 +22,7 @@ def collect(system: Any, teacher: dict[str, Any], status: str) -> dict[str, Any]
 
     `training_seconds` is left to whoever keeps the clock.
     """
-    device = next((p.device for p in system.parameters()), torch.device("cpu"))
+    device = system.trainer.strategy.root_device  # after training the weights themselves are back on the CPU
     return {
         "prompt": system.cfg.prompt_processor.get("prompt"),
         "negative_prompt": system.cfg.prompt_processor.get("negative_prompt", ""),
@@ -88,7 +88,7 @@ def _preset(system: Any) -> str | None:
         stored = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return stored.get("preset") if isinstance(stored, dict) else None
+    return stored.get("taken") if isinstance(stored, dict) else None
 
 
 def teacher(system: Any) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class RunReport:
             threestudio.warn(f"The model card could not be written: {problem}")
 
     def finish(self) -> None:
-        """Training is over: the asset's files and the card."""
+        """Training is over: the asset's files and the card. Writes the same files when called again."""
         self._watch.stop()
         if self._wanted():
             self.export()

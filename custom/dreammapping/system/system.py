@@ -143,8 +143,9 @@ class DreamMappingSystem(BaseLift3DSystem):
         for index, group in enumerate(optimizer.param_groups):
             self.log(f"lr/{group.get('name', index)}", group["lr"])
 
-    def on_train_end(self) -> None:
-        super().on_train_end()
+    def on_fit_end(self) -> None:
+        # Not on_train_end: that is skipped when a run is resumed that was killed between its last step and its export.
+        super().on_fit_end()
         self._report.finish()
 
     # ---- looking ----
