@@ -7,7 +7,9 @@ numbers come from a generator, Gaussians with a value that is not finite are rem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -55,38 +57,21 @@ def grow_and_prune(
     Raises:
         NoGaussiansLeft: everything would go.
     """
-    raw = model.params
-    opacity, width = raw["opacities"].sigmoid(), raw["scales"].exp().amax(-1)
+    opacity = model.params["opacities"].sigmoid()
     dead = (opacity < settings.prune_opa) | ~model.finite_rows()
-    growing = _choose_growing(mean_gradient, dead, settings)
-    small = width <= settings.grow_scale3d * settings.scene_scale
-    clone, split = growing & small, growing & ~small
-    n_clone, n_split = int(clone.sum()), int(split.sum())
-
-    rows = torch.arange(model.count, device=width.device)
-    halves = rows[split].repeat(2)
-    source = torch.cat([rows[~split], rows[clone], halves])
-    shrink = torch.ones_like(source, dtype=width.dtype)
-    means = raw["means"][source]
-    if n_split:
-        shrink[-2 * n_split :] = SPLIT_SHRINK
-        means[-2 * n_split :] += _offsets(model, halves, generator)
-
-    gone = dead[source]
+    grown = _grow(model, _choose_growing(mean_gradient, dead, settings), settings, generator)
+    gone = dead[grown.source]
     if settings.prunes_wide_at(step):
         if settings.prune_scale3d is not None:
-            gone |= width[source] / shrink > settings.prune_scale3d * settings.scene_scale
+            gone |= grown.scales.exp().amax(-1) > settings.prune_scale3d * settings.scene_scale
         if settings.prune_scale2d is not None:
-            gone |= screen_radius[source] > settings.prune_scale2d
+            gone |= screen_radius[grown.source] > settings.prune_scale2d
     kept = (~gone).nonzero()[:, 0]
     if kept.numel() == 0:
         raise NoGaussiansLeft(step, model.count, "transparent, too wide or not finite")
-    if n_clone + n_split == 0 and kept.numel() == source.numel():
-        return
-    fresh = torch.zeros_like(gone)
-    fresh[model.count - n_split :] = True
-    values = {"means": means[kept], "scales": (raw["scales"][source] - shrink.log()[:, None])[kept]}
-    rebuild(raw, optimizers, source[kept], fresh[kept], values)
+    if grown.fresh.any() or kept.numel() < model.count:
+        values = {"means": grown.means[kept], "scales": grown.scales[kept]}
+        rebuild(model.params, optimizers, grown.source[kept], grown.fresh[kept], values)
 
 
 @torch.no_grad()
@@ -107,6 +92,33 @@ def _choose_growing(mean_gradient: Tensor, dead: Tensor, settings: Densification
         growing = torch.zeros_like(growing)
         growing[best] = True
     return growing
+
+
+@dataclass(frozen=True)
+class _Grown:
+    """The list of Gaussians after growing. M rows."""
+
+    source: Tensor  # [M] old row of each
+    fresh: Tensor  # [M] bool, clones and halves
+    means: Tensor  # [M, 3]
+    scales: Tensor  # [M, 3] logarithms
+
+
+def _grow(model: GaussianModel, growing: Tensor, settings: DensificationSettings, generator: torch.Generator) -> _Grown:
+    """Clone the narrow ones of `growing` [N] bool, split the wide ones."""
+    raw = model.params
+    small = raw["scales"].exp().amax(-1) <= settings.grow_scale3d * settings.scene_scale
+    split = growing & ~small
+    rows = torch.arange(model.count, device=growing.device)
+    halves = rows[split].repeat(2)
+    source = torch.cat([rows[~split], rows[growing & small], halves])
+    fresh = torch.ones_like(source, dtype=torch.bool)
+    fresh[: model.count - halves.numel() // 2] = False
+    means, scales = raw["means"][source], raw["scales"][source]
+    last = slice(source.numel() - halves.numel(), None)
+    means[last] += _offsets(model, halves, generator)
+    scales[last] -= math.log(SPLIT_SHRINK)
+    return _Grown(source, fresh, means, scales)
 
 
 def _offsets(model: GaussianModel, halves: Tensor, generator: torch.Generator) -> Tensor:

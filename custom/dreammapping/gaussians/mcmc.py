@@ -41,12 +41,12 @@ def relocated_values(opacities: Tensor, scales: Tensor, copies: Tensor) -> tuple
     Returns:
         New opacities [R] and scales [R, 3].
     """
-    n = copies.clamp(1, MAX_COPIES)
-    old = opacities.double()  # the alternating sum cancels; float32 would lose it for many copies
+    # In float64, since the alternating sum cancels; so on the CPU, since not every device has that type. R is small.
+    n, old = copies.cpu().clamp(1, MAX_COPIES), opacities.cpu().double()
     new = -torch.expm1(torch.log1p(-old) / n)
-    powers = new[:, None] ** torch.arange(1, MAX_COPIES + 1, device=new.device)
-    total = (_signed_binomials().to(new.device)[n - 1] * powers).sum(-1)
-    return new.to(opacities), (scales.double() * (old / total)[:, None]).to(scales)
+    powers = new[:, None] ** torch.arange(1, MAX_COPIES + 1)
+    total = (_signed_binomials()[n - 1] * powers).sum(-1)
+    return new.to(opacities), scales * (old / total).to(scales)[:, None]
 
 
 @lru_cache(maxsize=1)

@@ -162,7 +162,6 @@ class GaussianModel(nn.Module):
         """N."""
         return self.params["means"].shape[0]
 
-    @property
     def bounding_radius(self) -> float:
         """Largest distance of a mean from the origin; 0 without Gaussians."""
         if self.count == 0:

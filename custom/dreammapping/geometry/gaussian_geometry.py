@@ -137,10 +137,12 @@ class GaussianGeometry(BaseGeometry):
 
     # ------------------------------------------------------------------ for people and exporters
 
-    @property
     def bounding_radius(self) -> float:
-        """Largest distance of a Gaussian's center from the origin, world units."""
-        return self.gaussians.bounding_radius
+        """Largest distance of a Gaussian's center from the origin, world units.
+
+        (A method: threestudio evaluates every property of a geometry in each step, and this one waits for the device.)
+        """
+        return self.gaussians.bounding_radius()
 
     def export(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Copies on the CPU of the activated values: means, scales, quats, opacities, sh."""

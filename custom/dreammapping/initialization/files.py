@@ -149,4 +149,6 @@ def _check_finite(values: Tensor, source: Path, what: str) -> None:
     bad = (~values.isfinite().all(-1)).nonzero()[:, 0].tolist()
     if bad:
         shown = ", ".join(str(i) for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
-        raise GaussianFileError(f"{source}: {len(bad)} of {len(values)} rows have {what} that are not finite (rows {shown}, from 0)")
+        raise GaussianFileError(
+            f"{source}: {len(bad)} of {len(values)} rows have {what} that are not finite (rows {shown}, from 0)"
+        )

@@ -112,5 +112,6 @@ def _require_count(settings: InitSettings, max_points: int) -> int:
 def _require_room(count: int, max_points: int) -> None:
     if count > max_points:
         raise ConfigError(
-            f"init would make {count} Gaussians, above densification.cap_max ({max_points}); lower init.num_points or raise the cap"
+            f"init would make {count} Gaussians, above densification.cap_max ({max_points}); "
+            "lower init.num_points or raise the cap"
         )

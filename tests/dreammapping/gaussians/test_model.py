@@ -21,7 +21,7 @@ def test_activated_values_equal_hand_numbers():
     torch.testing.assert_close(model.get_quats, torch.tensor([[0.0, 0.6, 0.0, 0.8]]))
     torch.testing.assert_close(model.get_opacities, torch.tensor([0.2]))
     torch.testing.assert_close(model.get_rgb, torch.full((1, 3), 0.5 + 0.28209479177387814))
-    assert model.bounding_radius == pytest.approx(math.sqrt(14))
+    assert model.bounding_radius() == pytest.approx(math.sqrt(14))
 
 
 def test_color_and_coefficient_are_inverse():

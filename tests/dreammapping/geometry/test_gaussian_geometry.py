@@ -33,7 +33,7 @@ def test_the_seed_decides_the_start():
     assert torch.equal(a.gaussians.params["means"], b.gaussians.params["means"])
     assert not torch.equal(a.gaussians.params["means"], c.gaussians.params["means"])
     assert torch.equal(a.densification.generator.get_state(), b.densification.generator.get_state())
-    assert a.count == 60 and 0.3 < a.bounding_radius <= 0.5
+    assert a.count == 60 and 0.3 < a.bounding_radius() <= 0.5
     torch.testing.assert_close(a.gaussians.get_opacities, torch.full((60,), 0.1))
 
 
