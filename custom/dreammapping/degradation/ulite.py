@@ -93,6 +93,8 @@ class ULite(nn.Module):
         self.head = nn.Conv2d(widths[0], channels, 1)
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        if x.device.type == "cpu":  # depthwise convolutions are about a third faster in this layout there
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         skips = []
         for encoder in self.encoders:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,6 +64,20 @@ def inject(latents: Tensor, gradient: Tensor, reduction: str = "mean") -> Tensor
     return loss / latents.shape[0] if reduction == "mean" else loss
 
 
+@contextmanager
+def one_thread(wanted: bool) -> Iterator[None]:
+    """One CPU thread inside, if `wanted`: for tensors of some kilobytes, waking a second one costs more than the work."""
+    threads = torch.get_num_threads()
+    if not wanted or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Distiller:
     """Binds a loss to a teacher; call it once per optimization step.
 
@@ -114,7 +129,7 @@ class Distiller:
     def update(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
         """The result that gives the residual, and the auxiliary losses before any update of this step."""
         # The trainable part learns even where the caller measures without gradients.
-        with torch.enable_grad():
+        with torch.enable_grad(), one_thread(self.loss.small_operations and draw.clean.device.type == "cpu"):
             result = first = self.loss(draw, answers)
             if self.optimizer is None or not first.auxiliary:
                 return first, first.auxiliary

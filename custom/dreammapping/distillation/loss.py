@@ -62,6 +62,8 @@ class ScoreLoss(nn.Module):
     """Names of the embeddings `ask` uses beyond the prompt's and the anchor's."""
     update: AuxiliaryUpdate | None = None
     """How the loss's own parameters are trained; None if it has none."""
+    small_operations: bool = False
+    """True if `forward` and its backward are many small operations, which several CPU threads only slow down."""
 
     def __init__(self, settings: Any, context: LossContext) -> None:
         super().__init__()

@@ -78,6 +78,7 @@ class VDM(ScoreLoss):
     """R = e_cfg - lam_t M_psi(e_c), M_psi trained to answer eps."""
 
     Settings = VDMSettings
+    small_operations = True
 
     def __init__(self, settings: VDMSettings, context: LossContext) -> None:
         super().__init__(settings, context)

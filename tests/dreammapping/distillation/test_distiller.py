@@ -212,6 +212,19 @@ def test_a_loss_that_answers_in_the_wrong_shape_is_named():
         distiller(latents(), embeddings(3))
 
 
+def test_small_operations_run_on_one_thread_and_the_number_comes_back():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        distiller = make("vdm")
+        seen = []
+        distiller.loss.operator.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+        distiller(latents(), embeddings(3))
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_unknown_names():
     with pytest.raises(ConfigError, match="weighting_strategy 'sdz'; did you mean 'sds'"):
         make(weighting_strategy="sdz")
