@@ -63,7 +63,7 @@ def launch(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         UserError: a mistake in the arguments, the config or a file it names; its message says what to do.
     """
     check_overrides(overrides)
-    threestudio.logger.setLevel(logging.DEBUG if arguments.verbose else logging.INFO)
+    set_up_logging(arguments.verbose)
     use_cuda = choose_device(arguments.gpu)
     load_all_extensions()
     config, preset = read_run_config(arguments.config, overrides, arguments.preset, use_cuda=use_cuda)
@@ -83,6 +83,19 @@ def launch(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 # ---- before the run ----
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Show what the core logs, without Lightning's advertisements and hardware it looks for in vain."""
+    threestudio.logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for handler in threestudio.logger.handlers:
+        if _wanted not in handler.filters:
+            handler.addFilter(_wanted)
+
+
+def _wanted(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return "Tip:" not in message and not message.startswith("TPU available")
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -197,6 +210,7 @@ def log_to_file(config: DictConfig) -> logging.Handler | None:
     if get_rank() != 0:
         return None
     handler = logging.FileHandler(Path(config.trial_dir, "logs"), encoding="utf-8")
+    handler.addFilter(_wanted)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     threestudio.logger.addHandler(handler)
     return handler

@@ -94,7 +94,8 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The keeper of the random numbers; without it a resumed run would draw others."""
-        return [TrainingRandomState()]
+        present = any(isinstance(callback, TrainingRandomState) for callback in self.trainer.callbacks)
+        return [] if present else [TrainingRandomState()]
 
     # ---- where the run stands ----
 

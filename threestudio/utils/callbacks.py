@@ -14,9 +14,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+import threestudio
 from threestudio.utils.config import dump_config
 from threestudio.utils.files import write_atomic
 
@@ -63,12 +65,12 @@ class CodeSnapshotCallback(VersionedCallback):
         try:
             files = _git_files()
         except (OSError, subprocess.CalledProcessError):
-            rank_zero_warn("No code snapshot was made: git is not installed, or this folder is no git repository.")
+            threestudio.warn("No code snapshot was made: git is not installed, or this folder is no git repository.")
             return
         try:
             self._copy(files)
         except OSError as error:
-            rank_zero_warn(f"The code snapshot in {self.savedir} is incomplete: {error}")
+            threestudio.warn(f"The code snapshot in {self.savedir} is incomplete: {error}")
 
     def _copy(self, files: list[Path]) -> None:
         for file in files:
@@ -140,8 +142,15 @@ class CustomProgressBar(TQDMProgressBar):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._loss: Tensor | float | None = None
-        self._interval = 0.2 if sys.stdout.isatty() else 10.0  # seconds; a log file needs no ten lines per second
+        self._on_terminal = sys.stdout.isatty()
+        self._interval = 0.2 if self._on_terminal else 10.0  # seconds; a log file needs no ten lines per second
         self._shown = -math.inf
+
+    def init_validation_tqdm(self) -> Any:
+        """No bar for the validations within a training that is written to a file."""
+        if self.trainer.state.fn == "fit" and not self._on_terminal:
+            return Tqdm(disable=True)
+        return super().init_validation_tqdm()
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """What the system logs to the bar, with the last loss in front."""
@@ -151,17 +160,17 @@ class CustomProgressBar(TQDMProgressBar):
             metrics = {"loss": f"{float(self._loss):.4g}", **metrics}
         return metrics
 
+    def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        super().on_train_start(trainer, *args)
+        if trainer.max_steps > 0:
+            bar = self.train_progress_bar
+            bar.reset(total=trainer.max_steps)
+            bar.initial = bar.n = trainer.global_step  # steps done before a resume do not count for the speed
+            bar.set_description("Training")
+
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        if trainer.max_steps <= 0:
+        if trainer.max_steps <= 0:  # else one bar runs through all epochs
             super().on_train_epoch_start(trainer, *args)
-            return
-        bar = self.train_progress_bar
-        if bar.total == trainer.max_steps:  # a further epoch: the bar goes on
-            return
-        bar.reset(total=trainer.max_steps)
-        bar.initial = trainer.global_step  # steps done before a resume do not count for the speed
-        bar.n = trainer.global_step
-        bar.set_description("Training")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -177,6 +186,11 @@ class CustomProgressBar(TQDMProgressBar):
             self._shown = now
             self.train_progress_bar.n = trainer.global_step
             self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
+
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.val_progress_bar.close()
+        self.reset_dataloader_idx_tracker()
 
 
 class ProgressCallback(Callback):

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
+import threestudio
 from threestudio.errors import CheckpointError
 from threestudio.utils.files import atomic_path
 
@@ -84,7 +84,7 @@ class AtomicCheckpointIO(CheckpointIO):
         inspect = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
         names = inspect(file) if inspect else []
         if names:
-            rank_zero_warn(
+            threestudio.warn(
                 f"The checkpoint holds objects of {', '.join(sorted(names))}; it cannot be resumed from, as loading them "
                 "could execute code. A state_dict may hold tensors, numbers, strings and containers of them."
             )

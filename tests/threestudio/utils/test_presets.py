@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+import threestudio.utils.pretrained as pretrained
+from threestudio.errors import ConfigError, PretrainedError
+from threestudio.utils.presets import choose_preset
+
+MERGED = OmegaConf.create({"system": {"guidance": {"pretrained_model_name_or_path": "some/teacher"}}})
+
+
+@pytest.fixture
+def config_path(tmp_path):
+    (tmp_path / "presets" / "embedded").mkdir(parents=True)
+    (tmp_path / "presets" / "embedded.yaml").write_text("seed: 1\n")
+    (tmp_path / "presets" / "embedded" / "run.yaml").write_text("seed: 2\n")
+    path = tmp_path / "run.yaml"
+    path.write_text("name: x\n")
+    return path
+
+
+def teacher_is(present, monkeypatch):
+    def resolve(name, *, allow_download=True):
+        assert name == "some/teacher" and not allow_download
+        if not present:
+            raise PretrainedError("nothing there")
+        return SimpleNamespace(name=name)
+
+    monkeypatch.setattr(pretrained, "resolve_pretrained", resolve)
+
+
+@pytest.mark.parametrize(
+    "cuda, present, taken, reason",
+    [
+        (True, True, "paper", "some/teacher is on this machine"),
+        (True, False, "embedded", "weights of some/teacher are not on this machine"),
+        (False, True, "embedded", "no CUDA GPU"),
+        (False, False, "embedded", "no CUDA GPU"),
+    ],
+)
+def test_auto(config_path, monkeypatch, cuda, present, taken, reason):
+    teacher_is(present, monkeypatch)
+    choice = choose_preset("auto", config_path, MERGED, cuda=cuda)
+    assert choice.taken == taken and reason in choice.reason
+    assert str(choice).startswith(f"Preset: {taken} (")
+    expected = ["embedded.yaml", "embedded/run.yaml"] if taken == "embedded" else []
+    assert [file.relative_to(config_path.parent / "presets").as_posix() for file in choice.files] == expected
+
+
+def test_a_config_without_a_teacher_goes_by_the_gpu(config_path):
+    empty = OmegaConf.create({"system": {}})
+    assert choose_preset("auto", config_path, empty, cuda=True).taken == "paper"
+
+
+def test_explicit_presets_ask_nothing(config_path):
+    assert len(choose_preset("embedded", config_path, MERGED, cuda=True).files) == 2
+    assert choose_preset("paper", config_path, MERGED, cuda=False).files == ()
+
+
+def test_without_presets_the_config_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "plain.yaml"
+    for requested in ("auto", "paper"):
+        choice = choose_preset(requested, path, MERGED, cuda=False)
+        assert choice.taken is None and choice.files == () and "none" in str(choice)
+    with pytest.raises(ConfigError, match="no folder"):
+        choose_preset("embedded", path, MERGED, cuda=False)
+
+
+def test_a_preset_that_says_nothing_about_a_config(config_path):
+    (config_path.parent / "presets" / "embedded.yaml").unlink()
+    other = config_path.parent / "other.yaml"
+    assert choose_preset("auto", other, MERGED, cuda=False).taken is None
+    with pytest.raises(ConfigError, match="other.yaml"):
+        choose_preset("embedded", other, MERGED, cuda=False)
+
+
+def test_a_resumed_run_keeps_its_preset(config_path):
+    choice = choose_preset("auto", config_path, MERGED, cuda=False)
+    configs = config_path.parent / "trial" / "configs"
+    choice.save(configs / "preset.json")
+    assert json.loads((configs / "preset.json").read_text())["taken"] == "embedded"
+    again = choose_preset("auto", configs / "parsed.yaml", MERGED, cuda=True)
+    assert again.taken == "embedded" and again.files == ()
+    assert choose_preset("embedded", configs / "parsed.yaml", MERGED, cuda=True).taken == "embedded"
+    with pytest.raises(ConfigError, match="preset 'embedded', which cannot be exchanged"):
+        choose_preset("paper", configs / "parsed.yaml", MERGED, cuda=True)
