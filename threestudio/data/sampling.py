@@ -1,4 +1,5 @@
-"""Pure functions that draw and place cameras. Angles in degrees as configs have them, field of view in radians on return.
+"""Pure functions that draw and place cameras. Angles in degrees as configs have them, field of view in radians on
+return.
 
 World: right-handed, z up, the front view's camera on +x. Position = r (cos e cos a, cos e sin a, sin e).
 """
@@ -73,16 +74,16 @@ def look_at(position: Tensor, center: Tensor, up: Tensor, azimuth_deg: Tensor) -
     return c2w
 
 
-def draw_lights_near_camera(
-    position: Tensor, distance: Tensor, perturb: float, generator: torch.Generator
-) -> Tensor:
-    """DreamFusion's point lights [B, 3]: in the camera's direction with normal noise, at `distance` [B] from the origin."""
+def draw_lights_near_camera(position: Tensor, distance: Tensor, perturb: float, generator: torch.Generator) -> Tensor:
+    """DreamFusion's point lights [B, 3]: in the camera's direction with normal noise, at `distance` [B] from the
+    origin."""
     noise = torch.randn(position.shape, generator=generator) * perturb
     return F.normalize(position + noise, dim=-1) * distance[:, None]
 
 
 def draw_lights_in_cone(position: Tensor, distance: Tensor, generator: torch.Generator) -> Tensor:
-    """Magic3D's point lights [B, 3]: at most 60 degrees off the camera's direction, at `distance` [B] from the origin."""
+    """Magic3D's point lights [B, 3]: at most 60 degrees off the camera's direction, at `distance` [B] from the
+    origin."""
     count = position.shape[0]
     z = F.normalize(position, dim=-1)
     horizontal = torch.stack([z[:, 1], -z[:, 0], torch.zeros(count)], dim=-1)

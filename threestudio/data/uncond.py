@@ -1,9 +1,9 @@
 """Random cameras around the origin: the data of text to 3D.
 
 Training batch k is a pure function of (seed, k): sampling ranges and image size follow from k, random numbers from a
-generator seeded with both. So the module keeps no random state, and a resumed run sees the batches it would have seen: at
-the start of an epoch the dataset asks the trainer how many batches were trained, and counts on from there. Lightning fetches
-one batch ahead; that batch is thrown away on interruption and is simply drawn again.
+generator seeded with both. So the module keeps no random state, and a resumed run sees the batches it would have seen:
+at the start of an epoch the dataset asks the trainer how many batches were trained, and counts on from there. Lightning
+fetches one batch ahead; that batch is thrown away on interruption and is simply drawn again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ NEAR, FAR = 0.01, 100.0
 
 @dataclass
 class RandomCameraDataModuleConfig:
-    """Angles in degrees, lengths in world units. `height`, `width`, `batch_size` are numbers or lists of equal length."""
+    """Angles in degrees, lengths in world units. `height`, `width`, `batch_size` are numbers or lists of equal
+    length."""
 
     height: Any = 64
     width: Any = 64
@@ -105,12 +106,13 @@ def _size_lists(cfg: Any) -> tuple[list[list[int]], list[int]]:
         milestones = []
     if len(milestones) != count - 1 or milestones != sorted(milestones):
         raise ConfigError(
-            f"data.resolution_milestones is {milestones}; with lists of {count} sizes it must be {count - 1} rising steps."
+            f"data.resolution_milestones is {milestones}; with lists of {count} sizes it must be {count - 1} "
+            "rising steps."
         )
     for name, values in lists.items():
         if len(values) not in (1, count) or any(int(value) != value or value < 1 for value in values):
             raise ConfigError(
-                f"data.{name} is {values}; it must be a positive whole number or a list of {count} (as the other sizes)."
+                f"data.{name} is {values}; it must be a positive whole number or a list of {count}, as the others."
             )
     return [[int(value) for value in (lists[name] * count)[:count]] for name in names], milestones
 
@@ -226,7 +228,9 @@ class RandomCameraDataset(Dataset):
         self.split = split
         self.n_views = cfg.n_val_views if split == "val" else cfg.n_test_views
         if self.n_views < 1:
-            raise ConfigError(f"data.n_{'val' if split == 'val' else 'test'}_views is {self.n_views}; it must be at least 1.")
+            raise ConfigError(
+                f"data.n_{'val' if split == 'val' else 'test'}_views is {self.n_views}; it must be at least 1."
+            )
         if split == "val":
             self.azimuth_deg = torch.linspace(0, 360.0, self.n_views + 1)[: self.n_views]
         else:
@@ -247,7 +251,8 @@ class RandomCameraDataset(Dataset):
         return self.n_views
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The keys of a training batch without the leading axis, and `index`. Rays are made here, one view at a time."""
+        """The keys of a training batch without the leading axis, and `index`. Rays are made here, one view at a
+        time."""
         if not 0 <= index < self.n_views:
             raise IndexError(index)
         cfg, view = self.cfg, slice(index, index + 1)

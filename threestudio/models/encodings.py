@@ -79,7 +79,8 @@ class ProgressiveBandFrequency(nn.Module, Updateable):
 
 
 class SphericalHarmonics(nn.Module):
-    """Real spherical harmonics of a direction, `degree`^2 values, with the signs of tiny-cuda-nn (Condon-Shortley phase).
+    """Real spherical harmonics of a direction, `degree`^2 values, with the signs of tiny-cuda-nn (Condon-Shortley
+    phase).
 
     The input is a unit vector mapped from [-1, 1] to [0, 1]. The values are built by the recurrences of the associated
     Legendre polynomials, written in x, y, z so that nothing is singular at the poles.
@@ -99,14 +100,14 @@ class SphericalHarmonics(nn.Module):
         leading = 1.0  # (2m - 1)!!
         for m in range(self.degree):
             below, legendre = torch.zeros_like(z), torch.full_like(z, leading)
-            for l in range(m, self.degree):
+            for n in range(m, self.degree):
                 norm = (-1) ** m * math.sqrt(
-                    (2 * l + 1) / (4 * math.pi) * math.factorial(l - m) / math.factorial(l + m) * (2 if m else 1)
+                    (2 * n + 1) / (4 * math.pi) * math.factorial(n - m) / math.factorial(n + m) * (2 if m else 1)
                 )
-                values[l * l + l + m] = norm * legendre * cosine
+                values[n * n + n + m] = norm * legendre * cosine
                 if m:
-                    values[l * l + l - m] = norm * legendre * sine
-                below, legendre = legendre, ((2 * l + 1) * z * legendre - (l + m) * below) / (l - m + 1)
+                    values[n * n + n - m] = norm * legendre * sine
+                below, legendre = legendre, ((2 * n + 1) * z * legendre - (n + m) * below) / (n - m + 1)
             cosine, sine = x * cosine - y * sine, x * sine + y * cosine
             leading *= 2 * m + 1
         return torch.stack(values, dim=-1)

@@ -1,4 +1,5 @@
-"""From values on a grid to a triangle mesh: marching tetrahedra in PyTorch, marching cubes through an optional package."""
+"""From values on a grid to a triangle mesh: marching tetrahedra in PyTorch, marching cubes through an optional
+package."""
 
 from __future__ import annotations
 
@@ -87,8 +88,8 @@ class IsosurfaceHelper(nn.Module):
     def _require_surface(self, level: Tensor) -> None:
         if not (bool((level > 0).any()) and bool((level <= 0).any())):
             raise EmptySurfaceError(
-                f"There is no surface: all {level.numel()} values of the field lie on one side of the threshold (levels from "
-                f"{float(level.min()):.4g} to {float(level.max()):.4g}). Set another isosurface_threshold."
+                f"There is no surface: all {level.numel()} values of the field lie on one side of the threshold "
+                f"(levels from {float(level.min()):.4g} to {float(level.max()):.4g}). Set another isosurface_threshold."
             )
 
 
@@ -120,8 +121,8 @@ class MarchingTetrahedraHelper(IsosurfaceHelper):
     def forward(self, level: Tensor, deformation: Tensor | None = None) -> Mesh:
         """Level values [n^3, 1], positive inside, and offsets [n^3, 3] -> Mesh.
 
-        Extras: `grid_vertices` (deformed), `grid_level`, `grid_deformation`, and `tet_edges` [Ne, 2], those tetrahedra edges
-        whose ends lie on different sides.
+        Extras: `grid_vertices` (deformed), `grid_level`, `grid_deformation`, and `tet_edges` [Ne, 2], those tetrahedra
+        edges whose ends lie on different sides.
         """
         self._require_surface(level)
         vertices = self.grid_vertices.to(level)

@@ -100,7 +100,9 @@ class Mesh:
 
     def set_vertex_color(self, v_rgb: Tensor) -> None:
         if len(v_rgb) != len(self.v_pos):
-            raise UserError(f"set_vertex_color: {len(v_rgb)} colors for {len(self.v_pos)} vertices; the numbers must agree.")
+            raise UserError(
+                f"set_vertex_color: {len(v_rgb)} colors for {len(self.v_pos)} vertices; the numbers must agree."
+            )
         self._v_rgb = v_rgb
 
     @property
@@ -143,9 +145,12 @@ class Mesh:
         return mesh
 
     def unwrap_uv(
-        self, xatlas_chart_options: Mapping[str, Any] | None = None, xatlas_pack_options: Mapping[str, Any] | None = None
+        self,
+        xatlas_chart_options: Mapping[str, Any] | None = None,
+        xatlas_pack_options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Fill `v_tex` and `t_tex_idx` with an atlas made by xatlas; options are attributes of its ChartOptions, PackOptions."""
+        """Fill `v_tex` and `t_tex_idx` with an atlas made by xatlas; options are attributes of its ChartOptions,
+        PackOptions."""
         try:
             import xatlas
         except ImportError as error:
@@ -171,7 +176,8 @@ class Mesh:
         return (1.0 - F.cosine_similarity(normals[:, 0], normals[:, 1], dim=-1)).mean()
 
     def laplacian(self) -> Tensor:
-        """Mean over vertices of the norm of the uniform Laplacian, the sum of (vertex - neighbor) over its neighbors."""
+        """Mean over vertices of the norm of the uniform Laplacian, the sum of (vertex - neighbor) over its
+        neighbors."""
         i, j = self.edges.unbind(-1)
         difference = self.v_pos[i] - self.v_pos[j]
         total = torch.zeros_like(self.v_pos).index_add(0, i, difference).index_add(0, j, -difference)

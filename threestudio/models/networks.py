@@ -1,7 +1,7 @@
 """Encodings and small networks by the names configs give them.
 
-Names the core does not implement are passed to tiny-cuda-nn where that is installed. To add one here, write a class beside
-the others and enter it in `ENCODINGS` or `NETWORKS`.
+Names the core does not implement are passed to tiny-cuda-nn where that is installed. To add one here, write a class
+beside the others and enter it in `ENCODINGS` or `NETWORKS`.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def _softplus100(x: Tensor) -> Tensor:
 class SphereInitVanillaMLP(VanillaMLP):
     """A network that starts as the signed distance to a sphere (SAL, Atzmon & Lipman 2020; IGR).
 
-    Config: as VanillaMLP, and `sphere_init_radius` (0.5), `inside_out` (False: negative inside). Its first three inputs must
-    be the coordinates in [-1, 1] (`include_xyz: true`); the others start without influence.
+    Config: as VanillaMLP, and `sphere_init_radius` (0.5), `inside_out` (False: negative inside). Its first three inputs
+    must be the coordinates in [-1, 1] (`include_xyz: true`); the others start without influence.
     """
 
     def __init__(self, dim_in: int, dim_out: int, config: Mapping[str, Any]) -> None:

@@ -51,7 +51,9 @@ class TCNNEncoding(nn.Module):
 class TCNNNetwork(nn.Module):
     """A network of tiny-cuda-nn, [N, n_in] -> [N, n_out] float32."""
 
-    def __init__(self, n_input_dims: int, n_output_dims: int, config: Mapping[str, Any], covered: Iterable[str]) -> None:
+    def __init__(
+        self, n_input_dims: int, n_output_dims: int, config: Mapping[str, Any], covered: Iterable[str]
+    ) -> None:
         super().__init__()
         tcnn = _tinycudann("network", config["otype"], covered)
         try:

@@ -26,7 +26,8 @@ def get_ray_directions(
 
     Args:
         H, W: image size in pixels.
-        focal: focal length in pixels; a pair (fx, fy) needs `principal`, a number puts the principal point at the center.
+        focal: focal length in pixels; a pair (fx, fy) needs `principal`, a number puts the principal point at the
+            center.
         principal: (cx, cy) in pixels.
         use_pixel_centers: rays go through pixel centers (+0.5) rather than their upper left corners.
 
@@ -62,7 +63,8 @@ def get_rays(
         directions: camera space, [N, 3], [H, W, 3] or [B, H, W, 3].
         c2w: [4, 4] or [B, 4, 4] ([N, 4, 4] or [1, 4, 4] for directions [N, 3]).
         keepdim: keep the image shape; otherwise both results are flattened to [-1, 3].
-        noise_scale: if positive, one random normal 3-vector times this is added to all origins, another to all directions.
+        noise_scale: if positive, one random normal 3-vector times this is added to all origins, another to all
+            directions.
         normalize: make directions unit length. Without it, depth along a ray is depth along the optical axis.
         generator: CPU generator of the noise.
 

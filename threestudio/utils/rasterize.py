@@ -1,7 +1,8 @@
 """The triangle rasterizer that upstream builds on nvdiffrast, kept as a name extensions may import.
 
 nvdiffrast's licence is non-commercial, so this core neither ships nor installs it. The class is importable, because
-extensions import it at their top; making one asks for nvdiffrast on the user's own machine and says so if it isn't there.
+extensions import it at their top; making one asks for nvdiffrast on the user's own machine and says so if it isn't
+there.
 """
 
 from __future__ import annotations

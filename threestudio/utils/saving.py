@@ -85,7 +85,9 @@ class SaverMixin:
             return [cls.convert_data(item) for item in data]
         if isinstance(data, dict):
             return {key: cls.convert_data(value) for key, value in data.items()}
-        raise TypeError(f"convert_data takes None, arrays, tensors, lists and dicts; it was given {type(data).__name__}.")
+        raise TypeError(
+            f"convert_data takes None, arrays, tensors, lists and dicts; it was given {type(data).__name__}."
+        )
 
     # ---- images ----
 
@@ -93,7 +95,9 @@ class SaverMixin:
         """An image [H, W] or [H, W, 3 or 4], uint8 (or uint16 with one channel), as it is."""
         img = self.convert_data(img)
         if img.dtype not in (np.uint8, np.uint16):
-            raise UserError(f"save_image: {filename} needs uint8 or uint16; the image is {img.dtype}. See save_rgb_image.")
+            raise UserError(
+                f"save_image: {filename} needs uint8 or uint16; the image is {img.dtype}. See save_rgb_image."
+            )
         return self._write_image(filename, img)
 
     def _write_image(self, filename: str, img: np.ndarray) -> str:
@@ -142,8 +146,11 @@ class SaverMixin:
         name: str | None = None,
         step: int | None = None,
     ) -> str:
-        """One value per pixel [H, W]; cmap None, "jet", "magma" or "spectral"; without a range, from minimum to maximum."""
-        return self._save_and_log(filename, imaging.grayscale_image(self.convert_data(img), data_range, cmap), name, step)
+        """One value per pixel [H, W]; cmap None, "jet", "magma" or "spectral"; without a range, from minimum to
+        maximum."""
+        return self._save_and_log(
+            filename, imaging.grayscale_image(self.convert_data(img), data_range, cmap), name, step
+        )
 
     def save_image_grid(
         self,
@@ -212,7 +219,10 @@ class SaverMixin:
         path = self.get_save_path(filename if filename.endswith(suffix) else filename + suffix)
         with atomic_path(path) as temporary:
             with open(temporary, "wb") as file:
-                np.savez(file, **data) if isinstance(data, dict) else np.save(file, data)
+                if isinstance(data, dict):
+                    np.savez(file, **data)
+                else:
+                    np.save(file, data)
         return path
 
     def save_state_dict(self, filename: str, data: Any) -> str:
@@ -237,9 +247,7 @@ class SaverMixin:
 
     # ---- meshes ----
 
-    def save_mesh(
-        self, filename: str, v_pos: Any, t_pos_idx: Any, v_tex: Any = None, t_tex_idx: Any = None
-    ) -> str:
+    def save_mesh(self, filename: str, v_pos: Any, t_pos_idx: Any, v_tex: Any = None, t_tex_idx: Any = None) -> str:
         """Vertices and faces in any format of trimesh (.ply, .glb, .stl, ...). Texture coordinates are not written."""
         import trimesh
 

@@ -47,7 +47,18 @@ def _ffmpeg() -> str:
 def write_mp4(path: Path, frames: list[Path], fps: float) -> None:
     """H.264, yuv420p, reproducible bytes. Odd sizes are grown by repeating the last row or column."""
     height, width = read_frame(frames[0]).shape[:2]
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width + width % 2}x{height + height % 2}", "-r", str(fps), "-i", "-"]
+    source = [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{width + width % 2}x{height + height % 2}",
+        "-r",
+        str(fps),
+        "-i",
+        "-",
+    ]
     codec = ["-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-threads", "1"]
     # Keeps the encoder's version and the date out of the file, so that equal frames give equal bytes.
     exact = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1"]
@@ -57,7 +68,9 @@ def write_mp4(path: Path, frames: list[Path], fps: float) -> None:
         for file in frames:
             frame = read_frame(file)
             if frame.shape[:2] != (height, width):
-                raise UserError(f"{file} is {frame.shape[1]} x {frame.shape[0]}; the first frame is {width} x {height}.")
+                raise UserError(
+                    f"{file} is {frame.shape[1]} x {frame.shape[0]}; the first frame is {width} x {height}."
+                )
             process.stdin.write(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge").tobytes())
     except BrokenPipeError:
         pass  # ffmpeg stopped; what it says about it is raised below
@@ -73,4 +86,6 @@ def write_mp4(path: Path, frames: list[Path], fps: float) -> None:
 def write_gif(path: Path, frames: list[Path], fps: float) -> None:
     """An endless gif; its frame time is a multiple of 10 ms by the format."""
     images = [Image.fromarray(read_frame(file)) for file in frames]
-    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=max(10, round(1000 / fps)), loop=0)
+    images[0].save(
+        path, format="GIF", save_all=True, append_images=images[1:], duration=max(10, round(1000 / fps)), loop=0
+    )

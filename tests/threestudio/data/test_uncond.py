@@ -16,7 +16,9 @@ from threestudio.utils.config import parse_structured
 
 
 def config(**values):
-    return parse_structured(RandomCameraDataModuleConfig, {"height": 6, "width": 8, "eval_height": 4, "eval_width": 5, **values})
+    return parse_structured(
+        RandomCameraDataModuleConfig, {"height": 6, "width": 8, "eval_height": 4, "eval_width": 5, **values}
+    )
 
 
 def still(**values):
@@ -70,7 +72,9 @@ def test_unperturbed_cameras_look_at_the_origin_from_where_their_angles_say():
     position, forward = batch["camera_positions"], -batch["c2w"][:, :3, 2]
     assert torch.allclose(position + forward * batch["camera_distances"][:, None], torch.zeros(5, 3), atol=1e-5)
     assert torch.allclose(position.norm(dim=-1), batch["camera_distances"])
-    assert torch.allclose(torch.rad2deg(torch.asin(position[:, 2] / position.norm(dim=-1))), batch["elevation"], atol=1e-3)
+    assert torch.allclose(
+        torch.rad2deg(torch.asin(position[:, 2] / position.norm(dim=-1))), batch["elevation"], atol=1e-3
+    )
     assert torch.allclose(torch.rad2deg(torch.atan2(position[:, 1], position[:, 0])), batch["azimuth"], atol=1e-3)
     assert torch.equal(batch["c2w"][:, :3, 3], position)
 
@@ -92,12 +96,17 @@ def test_draws_stay_in_range_and_azimuths_are_stratified():
         assert ((batch["azimuth"] + 180) // 90).tolist() == [0, 1, 2, 3]
         assert batch["camera_distances"].min() >= 1.0 and batch["camera_distances"].max() <= 1.5
         assert batch["fovy"].min() >= math.radians(39.999) and batch["fovy"].max() <= math.radians(70.001)
-        assert 0.8 <= batch["light_positions"].norm(dim=-1).min() and batch["light_positions"].norm(dim=-1).max() <= 1.5001
+        assert (
+            0.8 <= batch["light_positions"].norm(dim=-1).min() and batch["light_positions"].norm(dim=-1).max() <= 1.5001
+        )
 
 
 def test_half_of_the_batches_draw_elevations_uniform_in_area():
     """Over -90..90, E[sin^2] is 1/2 uniform in angle and 1/3 in area; the coin mixes them to 5/12."""
-    squares = [torch.sin(torch.deg2rad(draw_elevation(200, (-90.0, 90.0), generator_for(0, k)))).square().mean() for k in range(300)]
+    squares = [
+        torch.sin(torch.deg2rad(draw_elevation(200, (-90.0, 90.0), generator_for(0, k)))).square().mean()
+        for k in range(300)
+    ]
     assert abs(float(torch.stack(squares).mean()) - 5 / 12) < 4 * (1 / 12) / math.sqrt(300)
     assert {round(float(value) * 6) for value in squares} == {2, 3}
 
@@ -122,8 +131,12 @@ def test_progressive_ranges_grow_from_the_front_view():
 
 
 def test_resolution_milestones_switch_at_their_step():
-    data = RandomCameraIterableDataset(config(height=[4, 8, 16], width=[4, 8, 16], batch_size=[4, 2, 1], resolution_milestones=[2, 5]))
-    sizes = [(batch["height"], len(batch["c2w"]), batch["rays_d"].shape[2]) for batch in (data.collate({}) for _ in range(6))]
+    data = RandomCameraIterableDataset(
+        config(height=[4, 8, 16], width=[4, 8, 16], batch_size=[4, 2, 1], resolution_milestones=[2, 5])
+    )
+    sizes = [
+        (batch["height"], len(batch["c2w"]), batch["rays_d"].shape[2]) for batch in (data.collate({}) for _ in range(6))
+    ]
     assert sizes == [(4, 4, 4)] * 2 + [(8, 2, 8)] * 3 + [(16, 1, 16)]
 
 
@@ -178,7 +191,9 @@ class Recorder(pl.LightningModule):
 def train(folder, steps, checkpoint=None, **trainer):
     pl.seed_everything(3, verbose=False)
     module = Recorder()
-    data = find("random-camera-datamodule")({"height": 4, "width": 4, "eval_height": 4, "eval_width": 4, "progressive_until": 4})
+    data = find("random-camera-datamodule")(
+        {"height": 4, "width": 4, "eval_height": 4, "eval_width": 4, "progressive_until": 4}
+    )
     runner = pl.Trainer(
         max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder, enable_checkpointing=False, num_sanity_val_steps=0, **trainer,
@@ -189,7 +204,9 @@ def train(folder, steps, checkpoint=None, **trainer):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("options", [{}, {"limit_train_batches": 2}, {"accumulate_grad_batches": 2}, {"val_check_interval": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"limit_train_batches": 2}, {"accumulate_grad_batches": 2}, {"val_check_interval": 2}]
+)
 def test_a_resumed_run_sees_the_cameras_of_an_uninterrupted_one(tmp_path, options):
     whole = train(tmp_path, 6, **options)
     train(tmp_path, 3, **options)

@@ -40,7 +40,9 @@ def test_normals_are_area_weighted_and_point_outward():
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     assert np.allclose(mesh.v_nrm.numpy(), expected, atol=1e-9) and (expected * ball.vertices).sum(1).min() > 0.9
     assert len(mesh.edges) == len(ball.edges_unique)
-    assert float(mesh.normal_consistency()) == pytest.approx(float((1 - (mesh.v_nrm[mesh.edges].prod(1)).sum(-1)).mean()))
+    assert float(mesh.normal_consistency()) == pytest.approx(
+        float((1 - (mesh.v_nrm[mesh.edges].prod(1)).sum(-1)).mean())
+    )
 
 
 def test_regularizers_by_hand_and_by_gradcheck():
@@ -136,13 +138,19 @@ def test_isosurface_of_a_field_in_world_units(chunk):
 def test_isosurface_settings():
     auto = Ball({"isosurface_resolution": 8, "isosurface_threshold": "auto"})
     assert auto._threshold(torch.tensor([0.0, 1.0, 3.0])) == 2.0
-    for settings, named in [({"isosurface": False}, "isosurface"), ({"isosurface_method": "dc"}, "isosurface_method"), ({"isosurface_threshold": "x"}, "isosurface_threshold")]:
+    for settings, named in [
+        ({"isosurface": False}, "isosurface"),
+        ({"isosurface_method": "dc"}, "isosurface_method"),
+        ({"isosurface_threshold": "x"}, "isosurface_threshold"),
+    ]:
         with pytest.raises(ConfigError, match=named):
             Ball({"isosurface_resolution": 8, **settings}).isosurface()
 
 
 def test_marching_cubes_uses_what_is_installed(monkeypatch):
-    geometry = Ball({"isosurface_resolution": 16, "isosurface_threshold": 1.0, "isosurface_method": "mc-cpu", "radius": 1.0})
+    geometry = Ball(
+        {"isosurface_resolution": 16, "isosurface_threshold": 1.0, "isosurface_method": "mc-cpu", "radius": 1.0}
+    )
     monkeypatch.setitem(sys.modules, "skimage.measure", None)
     monkeypatch.setitem(sys.modules, "mcubes", None)
     with pytest.raises(UserError, match="pip install scikit-image"):

@@ -23,7 +23,9 @@ MLP = {"otype": "VanillaMLP", "n_neurons": 8, "n_hidden_layers": 2}
 
 
 def directions(count=20):
-    return torch.nn.functional.normalize(torch.randn(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=-1)
+    return torch.nn.functional.normalize(
+        torch.randn(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
 
 
 def test_spherical_harmonics_equal_scipys():
@@ -53,7 +55,9 @@ def test_frequency_by_hand():
 
 
 def test_progressive_bands_open_with_the_step():
-    network = create_network_with_input_encoding(1, 1, {"otype": "ProgressiveBandFrequency", "n_frequencies": 2, "n_masking_step": 100}, MLP)
+    network = create_network_with_input_encoding(
+        1, 1, {"otype": "ProgressiveBandFrequency", "n_frequencies": 2, "n_masking_step": 100}, MLP
+    )
     x = torch.tensor([[0.3]])
     bands = [math.sin(0.3), math.cos(0.3), math.sin(0.6), math.cos(0.6)]
     for step, mask in [(0, (0, 0)), (25, (0.5, 0)), (50, (1, 0)), (75, (1, 0.5)), (500, (1, 1))]:
@@ -85,14 +89,22 @@ def test_vanilla_mlp_is_what_its_layers_say_and_learns():
 
 def test_network_gradients_reach_the_input():
     torch.manual_seed(1)
-    network = create_network_with_input_encoding(3, 1, {"otype": "Frequency", "n_frequencies": 2}, {**MLP, "activation": "softplus"}).double()
+    network = create_network_with_input_encoding(
+        3, 1, {"otype": "Frequency", "n_frequencies": 2}, {**MLP, "activation": "softplus"}
+    ).double()
     assert torch.autograd.gradcheck(network, (torch.rand(2, 3, dtype=torch.float64, requires_grad=True),))
 
 
 @pytest.mark.parametrize("inside_out", [False, True])
 def test_sphere_initialization_starts_as_a_sphere(inside_out):
     torch.manual_seed(0)
-    config = {"otype": "SphereInitVanillaMLP", "n_neurons": 256, "n_hidden_layers": 2, "sphere_init_radius": 0.5, "inside_out": inside_out}
+    config = {
+        "otype": "SphereInitVanillaMLP",
+        "n_neurons": 256,
+        "n_hidden_layers": 2,
+        "sphere_init_radius": 0.5,
+        "inside_out": inside_out,
+    }
     encoding = {"otype": "Frequency", "n_frequencies": 3, "include_xyz": True}
     field = create_network_with_input_encoding(3, 1, encoding, config)
     d = directions(200).float()

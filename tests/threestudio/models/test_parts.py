@@ -18,7 +18,9 @@ def rays(count=3):
 
 def test_solid_color_is_fixed_or_learned():
     fixed = find("solid-color-background")({"color": [0.1, 0.2, 0.3]})
-    assert fixed(dirs=rays()).shape == (3, 4, 5, 3) and torch.allclose(fixed(dirs=rays())[1, 2, 3], torch.tensor([0.1, 0.2, 0.3]))
+    assert fixed(dirs=rays()).shape == (3, 4, 5, 3) and torch.allclose(
+        fixed(dirs=rays())[1, 2, 3], torch.tensor([0.1, 0.2, 0.3])
+    )
     assert not list(fixed.parameters()) and "env_color" in fixed.state_dict()
     learned = find("solid-color-background")(OmegaConf.create({"learned": True}))
     learned(dirs=rays()).sum().backward()
@@ -75,7 +77,9 @@ def test_no_material():
     assert torch.equal(material.export(features)["albedo"], torch.sigmoid(features)) and not material.requires_normal
     with pytest.raises(ConfigError, match="n_output_dims"):
         material(features=torch.randn(6, 4))
-    network = find("no-material")({"input_feature_dims": 5, "mlp_network_config": {"otype": "VanillaMLP"}, "requires_normal": True})
+    network = find("no-material")(
+        {"input_feature_dims": 5, "mlp_network_config": {"otype": "VanillaMLP"}, "requires_normal": True}
+    )
     assert network(features=torch.randn(2, 6, 5)).shape == (2, 6, 3) and network.requires_normal
     with pytest.raises(ConfigError, match="belong together"):
         find("no-material")({"input_feature_dims": 5})
@@ -84,7 +88,11 @@ def test_no_material():
 
 @pytest.mark.parametrize("base", [Renderer, VolumeRenderer, Rasterizer])
 def test_renderers_see_their_parts_without_owning_them(base):
-    parts = {"geometry": torch.nn.Linear(2, 2), "material": find("no-material")({}), "background": find("solid-color-background")({})}
+    parts = {
+        "geometry": torch.nn.Linear(2, 2),
+        "material": find("no-material")({}),
+        "background": find("solid-color-background")({}),
+    }
     renderer = base({"radius": 1.5}, **parts)
     assert all(getattr(renderer, name) is part for name, part in parts.items())
     assert list(renderer.state_dict()) == ["bbox"] and renderer.bbox.tolist() == [[-1.5] * 3, [1.5] * 3]

@@ -24,7 +24,9 @@ from threestudio.utils.ops import (
 @pytest.fixture
 def camera():
     position = torch.tensor([[1.0, -2.0, 0.7], [0.3, 0.4, 2.0]])
-    return look_at(position, torch.tensor([[0.1, 0.0, -0.2], [0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]] * 2), torch.zeros(2))
+    return look_at(
+        position, torch.tensor([[0.1, 0.0, -0.2], [0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]] * 2), torch.zeros(2)
+    )
 
 
 def test_directions_of_a_two_pixel_image_by_hand():
@@ -64,8 +66,13 @@ def test_get_rays_takes_every_documented_shape(camera):
     assert torch.allclose(get_rays(points, camera[:1], normalize=False)[1], flat_d[:12])
     per_ray = camera[:1].expand(12, 4, 4)
     assert torch.allclose(get_rays(points, per_ray, normalize=False)[1], flat_d[:12])
-    noisy = [get_rays(directions, camera[0], keepdim=True, noise_scale=0.1, generator=torch.Generator().manual_seed(1))[0] for _ in "ab"]
-    assert torch.equal(noisy[0], noisy[1]) and torch.allclose(noisy[0] - o, (noisy[0] - o)[0, 0].expand(3, 4, 3), atol=1e-6)
+    noisy = [
+        get_rays(directions, camera[0], keepdim=True, noise_scale=0.1, generator=torch.Generator().manual_seed(1))[0]
+        for _ in "ab"
+    ]
+    assert torch.equal(noisy[0], noisy[1]) and torch.allclose(
+        noisy[0] - o, (noisy[0] - o)[0, 0].expand(3, 4, 3), atol=1e-6
+    )
     with pytest.raises(ConfigError, match="directions"):
         get_rays(torch.zeros(3), camera)
 
@@ -80,7 +87,9 @@ def test_gaussian_camera_maps_points_as_the_opengl_one(camera):
     assert torch.allclose(seen[:3], opengl[:3] * torch.tensor([1.0, -1.0, -1.0]), atol=1e-5)
     clip = point @ full
     assert torch.allclose(clip[3], seen[2], atol=1e-5)  # w is depth in front of the camera
-    assert torch.allclose(clip[:2] / clip[3], seen[:2] / seen[2] / torch.tensor([math.tan(fovx / 2), math.tan(fovy / 2)]), atol=1e-5)
+    assert torch.allclose(
+        clip[:2] / clip[3], seen[:2] / seen[2] / torch.tensor([math.tan(fovx / 2), math.tan(fovy / 2)]), atol=1e-5
+    )
     projection = get_projection_matrix_gaussian(0.1, 100.0, torch.tensor(fovx), fovy)
     near, far = projection @ torch.tensor([0, 0, 0.1, 1]), projection @ torch.tensor([0, 0, 100.0, 1])
     assert abs(float(near[2] / near[3])) < 1e-5 and abs(float(far[2] / far[3]) - 1) < 1e-5

@@ -18,7 +18,9 @@ def test_perpendicular_component_is_orthogonal_and_complete():
     rest = ops.perpendicular_component(x, y)
     assert torch.allclose((rest * y).sum((1, 2, 3)), torch.zeros(3).double(), atol=1e-9)
     parallel = x - rest
-    assert torch.allclose(parallel, parallel.mul(y).sum((1, 2, 3), keepdim=True) / y.square().sum((1, 2, 3), keepdim=True) * y)
+    assert torch.allclose(
+        parallel, parallel.mul(y).sum((1, 2, 3), keepdim=True) / y.square().sum((1, 2, 3), keepdim=True) * y
+    )
     assert torch.equal(ops.perpendicular_component(x, torch.zeros_like(y)), x)
 
 
@@ -116,7 +118,9 @@ def test_empty_rays_are_replaced_by_one_sample():
 def test_tet_sdf_diff_counts_only_edges_that_change_sign():
     sdf = torch.tensor([[2.0], [-1.0], [3.0]], dtype=torch.float64)
     value = ops.tet_sdf_diff(sdf, torch.tensor([[0, 1], [0, 2]]))
-    assert float(value) == pytest.approx(math.log1p(math.exp(2.0)) + math.log1p(math.exp(1.0)))  # -log sigmoid(-2), -log(1 - sigmoid(-1))
+    assert float(value) == pytest.approx(
+        math.log1p(math.exp(2.0)) + math.log1p(math.exp(1.0))
+    )  # -log sigmoid(-2), -log(1 - sigmoid(-1))
 
 
 def test_total_variation_by_hand():

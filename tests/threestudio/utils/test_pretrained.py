@@ -68,7 +68,9 @@ def test_a_local_folder_comes_first(cache, tmp_path):
     assert (found.name, found.path, found.source, found.revision) == (NAME, folder.resolve(), "folder", None)
 
 
-@pytest.mark.parametrize("present, chosen", [([NAME, *MIRRORS], NAME), (MIRRORS, MIRRORS[0]), (MIRRORS[1:], MIRRORS[1])])
+@pytest.mark.parametrize(
+    "present, chosen", [([NAME, *MIRRORS], NAME), (MIRRORS, MIRRORS[0]), (MIRRORS[1:], MIRRORS[1])]
+)
 def test_then_the_cache_and_its_mirrors_in_order(cache, present, chosen):
     folders = {repository: put_into_cache(cache, repository) for repository in present}
     found = resolve_pretrained(NAME, allow_download=False)
@@ -154,7 +156,9 @@ def test_damaged_weights_are_named(cache, tmp_path, damage, said):
 
 
 def test_fingerprint_depends_on_weights_not_on_place(cache, tmp_path):
-    one, same, other = (resolve_pretrained(str(write_model(tmp_path / n, v))) for n, v in [("a", 1.0), ("b", 1.0), ("c", 2.0)])
+    one, same, other = (
+        resolve_pretrained(str(write_model(tmp_path / n, v))) for n, v in [("a", 1.0), ("b", 1.0), ("c", 2.0)]
+    )
     assert one.fingerprint == same.fingerprint != other.fingerprint and len(one.fingerprint) == 64
     (one.path / "unet" / "model.fp16.safetensors").write_bytes((one.path / "unet" / "model.safetensors").read_bytes())
     (one.path / "unet" / "model.bin").write_bytes(b"pickle")

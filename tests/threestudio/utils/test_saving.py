@@ -38,7 +38,9 @@ def test_save_path_makes_folders_and_is_absolute(saver, tmp_path):
 
 
 def test_convert_data(saver):
-    data = saver.convert_data({"a": torch.ones(2, dtype=torch.bfloat16, requires_grad=True), "b": [torch.tensor([1, 2]), None]})
+    data = saver.convert_data(
+        {"a": torch.ones(2, dtype=torch.bfloat16, requires_grad=True), "b": [torch.tensor([1, 2]), None]}
+    )
     assert data["a"].dtype == np.float32 and data["b"][0].dtype == np.int64 and data["b"][1] is None
     with pytest.raises(TypeError, match="str"):
         saver.convert_data("text")
@@ -47,7 +49,9 @@ def test_convert_data(saver):
 def test_rgb_image_ranges_formats_and_channel_groups(saver):
     img = torch.tensor([[[-1.0, 0.0, 1.0], [5.0, -5.0, float("nan")]]])
     assert read(saver.save_rgb_image("a.png", img, data_range=(-1, 1))).tolist() == [[[0, 128, 255], [255, 0, 0]]]
-    assert np.array_equal(read(saver.save_rgb_image("b.png", img.permute(2, 0, 1), "CHW", (-1, 1))), read(saver.get_save_path("a.png")))
+    assert np.array_equal(
+        read(saver.save_rgb_image("b.png", img.permute(2, 0, 1), "CHW", (-1, 1))), read(saver.get_save_path("a.png"))
+    )
     four = torch.tensor([0.0, 0.2, 0.4, 1.0]).expand(2, 2, 4)
     wide = read(saver.save_rgb_image("c.png", four))
     assert wide.shape == (2, 4, 3) and wide[0, 0].tolist() == [0, 51, 102] and wide[0, 2].tolist() == [255, 0, 0]
@@ -60,7 +64,11 @@ def test_rgb_image_ranges_formats_and_channel_groups(saver):
 def test_grayscale_image(saver):
     img = torch.tensor([[2.0, 4.0]])
     assert read(saver.save_grayscale_image("a.png", img, cmap=None)).tolist() == [[[0, 0, 0], [255, 255, 255]]]
-    assert read(saver.save_grayscale_image("b.png", img, data_range=(0, 4), cmap=None))[0, 0].tolist() == [128, 128, 128]
+    assert read(saver.save_grayscale_image("b.png", img, data_range=(0, 4), cmap=None))[0, 0].tolist() == [
+        128,
+        128,
+        128,
+    ]
     low, high = read(saver.save_grayscale_image("c.png", img, cmap="jet"))[0]
     assert low[2] > 100 and low[0] == 0 and high[0] > 100 and high[2] == 0  # jet runs from blue to red
     for cmap in ("magma", "spectral"):
@@ -78,7 +86,9 @@ def test_uv_and_cubemap(saver):
     faces = (torch.arange(6.0) / 5)[:, None, None, None].expand(6, 2, 2, 3)
     cross = read(saver.save_cubemap("c.png", faces))
     assert cross.shape == (6, 8, 3)
-    assert [cross[3, x, 0] for x in (1, 3, 5, 7)] == [51, 204, 0, 255] and cross[0, 2, 0] == 102 and cross[5, 2, 0] == 153
+    assert (
+        [cross[3, x, 0] for x in (1, 3, 5, 7)] == [51, 204, 0, 255] and cross[0, 2, 0] == 102 and cross[5, 2, 0] == 153
+    )
     transparent = read(saver.save_cubemap("d.png", faces, rgba=True))
     assert transparent[0, 0, 3] == 0 and transparent[3, 3, 3] == 255
 
@@ -92,7 +102,10 @@ def test_image_grid_alignment_and_texts(saver):
     ragged = read(saver.save_image_grid("b.png", [[cell, small], [cell]]))
     assert ragged.shape == (8, 8, 3) and ragged[0].min() == 255 and ragged[4:, 4:].max() == 0
     big = {"type": "rgb", "img": torch.full((40, 80, 3), 0.5), "kwargs": {}}
-    plain, written = read(saver.save_image_grid("c.png", [big])), read(saver.save_image_grid("d.png", [big], texts=["one", "two"]))
+    plain, written = (
+        read(saver.save_image_grid("c.png", [big])),
+        read(saver.save_image_grid("d.png", [big], texts=["one", "two"])),
+    )
     assert (plain[:20] != written[:20]).any() and (plain[20:] != written[20:]).any()
     with pytest.raises(ConfigError, match="rbg"):
         saver.save_image_grid("e.png", [{"type": "rbg", "img": torch.ones(2, 2, 3)}])
@@ -175,11 +188,23 @@ def test_obj_with_material_reads_back(saver):
 
     kd, rough = torch.zeros(4, 4, 3), torch.full((4, 4, 1), 0.5)
     kd[0, 0, 0] = 1.0
-    paths = saver.save_obj("out/model.obj", quad(), save_mat=True, save_normal=True, save_uv=True, map_Kd=kd, map_Pr=rough, map_format="png")
+    paths = saver.save_obj(
+        "out/model.obj",
+        quad(),
+        save_mat=True,
+        save_normal=True,
+        save_uv=True,
+        map_Kd=kd,
+        map_Pr=rough,
+        map_format="png",
+    )
     assert [Path(path).name for path in paths] == ["model.obj", "model.mtl", "texture_kd.png", "texture_roughness.png"]
     text = Path(paths[0]).read_text()
     assert "mtllib model.mtl" in text and "vt 0 1" in text and "f 1/1/1 2/2/2 3/3/3" in text
-    assert "map_Kd texture_kd.png" in Path(paths[1]).read_text() and "map_Pr texture_roughness.png" in Path(paths[1]).read_text()
+    assert (
+        "map_Kd texture_kd.png" in Path(paths[1]).read_text()
+        and "map_Pr texture_roughness.png" in Path(paths[1]).read_text()
+    )
     assert read(paths[3])[0, 0].tolist() == [128] * 3
     mesh = trimesh.load(paths[0], process=False)
     assert mesh.faces.shape == (2, 3) and mesh.area == pytest.approx(1.0)

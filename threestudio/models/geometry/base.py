@@ -20,8 +20,8 @@ def contract_to_unisphere(x: Tensor, bbox: Tensor, unbounded: bool = False) -> T
 
     Args:
         bbox: [2, 3], the box that maps to the unit cube. Bounded points outside it land outside the cube.
-        unbounded: fit all of space: the unit ball of the box's coordinates keeps half the side, the rest is contracted round
-            it (mip-NeRF 360, eq. 10).
+        unbounded: fit all of space: the unit ball of the box's coordinates keeps half the side, the rest is contracted
+            round it (mip-NeRF 360, eq. 10).
     """
     x = scale_tensor(x, bbox, (0, 1))
     if not unbounded:
@@ -48,7 +48,8 @@ class BaseGeometry(BaseModule):
     def create_from(other: BaseGeometry, cfg: Any = None, **kwargs: Any) -> BaseGeometry:
         """A geometry of this class made from another one. TypeError if the class knows no way."""
         raise TypeError(
-            f"A {type(other).__name__} cannot be converted to this geometry. Remove geometry_convert_from or choose another "
+            f"A {type(other).__name__} cannot be converted to this geometry. Remove geometry_convert_from "
+            "or choose another "
             "geometry_type."
         )
 
@@ -140,7 +141,9 @@ class BaseImplicitGeometry(BaseGeometry):
     def isosurface(self) -> Mesh:
         """The surface as a mesh in world coordinates; `extras["bbox"]` is the box it was searched in."""
         if not self.cfg.isosurface:
-            raise ConfigError("This geometry is configured with isosurface: false, so no mesh can be extracted from it.")
+            raise ConfigError(
+                "This geometry is configured with isosurface: false, so no mesh can be extracted from it."
+            )
         if self.isosurface_helper is None:
             self.isosurface_helper = self._make_helper()
         if not self.cfg.isosurface_coarse_to_fine:

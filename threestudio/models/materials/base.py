@@ -13,8 +13,8 @@ from threestudio.utils.base import BaseModule
 class BaseMaterial(BaseModule):
     """Colors of surface or volume points.
 
-    Renderers call `material(viewdirs=..., positions=..., light_positions=..., **geometry_output, **kwargs)`, so `forward`
-    must accept keyword arguments it does not use.
+    Renderers call `material(viewdirs=..., positions=..., light_positions=..., **geometry_output, **kwargs)`, so
+    `forward` must accept keyword arguments it does not use.
     """
 
     @dataclass

@@ -66,8 +66,8 @@ def make_directions(
 class PromptProcessor(BaseObject):
     """Turns a prompt into embeddings; calling it returns a `PromptProcessorOutput`.
 
-    Subclasses define the static method `spawn_func(pretrained_model_name_or_path, prompts, cache_dir)`, which writes one
-    tensor [L, E] per prompt to `<cache_dir>/<hash_prompt(model, prompt)>.pt`.
+    Subclasses define the static method `spawn_func(pretrained_model_name_or_path, prompts, cache_dir)`, which writes
+    one tensor [L, E] per prompt to `<cache_dir>/<hash_prompt(model, prompt)>.pt`.
     """
 
     @dataclass
@@ -132,8 +132,8 @@ class PromptProcessor(BaseObject):
             set_by_hand = [f"prompt_{name}" for name, prompt in manual.items() if prompt is not None]
             if set_by_hand:
                 raise ConfigError(
-                    f"prompt_processor.use_prompt_debiasing writes the view prompts itself, but {', '.join(set_by_hand)} is "
-                    "set as well. Remove one of them."
+                    "prompt_processor.use_prompt_debiasing writes the view prompts itself, but "
+                    f"{', '.join(set_by_hand)} is set as well. Remove one of them."
                 )
             prompts = self.get_debiased_prompt(self.prompt)
         return [
@@ -196,7 +196,8 @@ class PromptProcessor(BaseObject):
         embedding = _read_embedding(self._cache_file(prompt))
         if embedding is None:
             raise PretrainedError(
-                f"No text embedding of {prompt!r} at {self._cache_file(prompt)} after encoding; is the disk full or the folder "
+                f"No text embedding of {prompt!r} at {self._cache_file(prompt)} after encoding; is the "
+                "disk full or the folder "
                 "not writable?"
             )
         return embedding.to(self.device)
@@ -249,11 +250,14 @@ def _read_library() -> dict[str, list[str]]:
         file = place / LIBRARY
         if file.is_file():
             return json.loads(file.read_text(encoding="utf-8"))
-    raise ConfigError(f"A 'lib:' prompt needs the file {LIBRARY} in the working directory; write the prompt itself instead.")
+    raise ConfigError(
+        f"A 'lib:' prompt needs the file {LIBRARY} in the working directory; write the prompt itself instead."
+    )
 
 
 def find_in_library(keywords: list[str], library: dict[str, list[str]]) -> str:
-    """The one prompt that contains all keywords, case ignored; the list "dreamfusion" is asked first, then the others."""
+    """The one prompt that contains all keywords, case ignored; the list "dreamfusion" is asked first, then the
+    others."""
     lists = [library.get("dreamfusion", []), *(prompts for name, prompts in library.items() if name != "dreamfusion")]
     for prompts in lists:
         found = [prompt for prompt in prompts if all(word in prompt.lower() for word in keywords)]
@@ -261,5 +265,8 @@ def find_in_library(keywords: list[str], library: dict[str, list[str]]) -> str:
             return found[0]
         if found:
             shown = "; ".join(found[:5])
-            raise ConfigError(f"prompt 'lib:{'_'.join(keywords)}' fits {len(found)} prompts of the library, such as: {shown}. Add a word.")
+            raise ConfigError(
+                f"prompt 'lib:{'_'.join(keywords)}' fits {len(found)} prompts of the library, such as: "
+                f"{shown}. Add a word."
+            )
     raise ConfigError(f"prompt 'lib:{'_'.join(keywords)}' fits no prompt of the library {LIBRARY}.")

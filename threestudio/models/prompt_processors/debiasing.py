@@ -1,4 +1,5 @@
-"""Dropping words that speak against a view (Hong et al. 2023, "Debiasing Scores and Prompts of 2D Diffusion", section 4.2)."""
+"""Dropping words that speak against a view (Hong et al. 2023, "Debiasing Scores and Prompts of 2D Diffusion", section
+4.2)."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def debias(
     wrong = [i for i in candidates if not 0 <= i < len(words)]
     if wrong:
         raise ConfigError(
-            f"prompt_debiasing_mask_ids has {wrong}; the prompt has {len(words)} words, numbered from 0 to {len(words) - 1}."
+            f"prompt_debiasing_mask_ids has {wrong}; the prompt has {len(words)} words, numbered from 0 to "
+            f"{len(words) - 1}."
         )
     complete = probabilities(prompt)
     dropped: list[set[int]] = [set() for _ in range(n_views)]
@@ -55,14 +57,18 @@ class MaskedViewModel:
             ) from error
         pieces = [self.tokenizer(view, add_special_tokens=False).input_ids for view in views]
         if any(len(piece) != 1 for piece in pieces):
-            raise ConfigError(f"The tokenizer of {name!r} splits the words {', '.join(views)}; debiasing needs one that doesn't.")
+            raise ConfigError(
+                f"The tokenizer of {name!r} splits the words {', '.join(views)}; debiasing needs one that doesn't."
+            )
         self.view_ids = [piece[0] for piece in pieces]
 
     @torch.no_grad()
     def probabilities(self, prompt: str) -> Tensor:
         """[n_views] float32, sums to 1."""
         mask = self.tokenizer.mask_token
-        tokens = self.tokenizer(f"This image is depicting a {mask} view of {prompt}", return_tensors="pt", truncation=True)
+        tokens = self.tokenizer(
+            f"This image is depicting a {mask} view of {prompt}", return_tensors="pt", truncation=True
+        )
         place = (tokens.input_ids[0] == self.tokenizer.mask_token_id).nonzero()[0, 0]
         logits = self.model(**tokens).logits[0, place, self.view_ids]
         return torch.softmax(logits.float(), dim=-1)

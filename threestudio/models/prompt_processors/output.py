@@ -20,7 +20,8 @@ def shift_azimuth_deg(azimuth: Tensor) -> Tensor:
 
 @dataclass
 class DirectionConfig:
-    """A direction: its name, how it changes the prompts, and for which views (elevation, azimuth, distance, [B] each) it holds."""
+    """A direction: its name, how it changes the prompts, and for which views (elevation, azimuth, distance, [B] each)
+    it holds."""
 
     name: str
     prompt: Callable[[str], str]
@@ -80,11 +81,13 @@ class PromptProcessorOutput:
         """Embeddings and weights of Perp-Neg (Armandpour et al. 2023), which interpolates between directions.
 
         Returns:
-            [4B, L, E]: B positive, B unconditional, then 2B negative ones, interleaved (view 0's two, view 1's two, ...);
-            weights [B, 2] of the negatives, zero or less.
+            [4B, L, E]: B positive, B unconditional, then 2B negative ones, interleaved (view 0's two, view 1's two,
+            ...); weights [B, 2] of the negatives, zero or less.
         """
         if not view_dependent_prompting:
-            raise ConfigError("Perp-Neg interpolates between view prompts: use_perp_neg needs view_dependent_prompting: true.")
+            raise ConfigError(
+                "Perp-Neg interpolates between view prompts: use_perp_neg needs view_dependent_prompting: true."
+            )
         text = self.text_embeddings_vd
         side, front, back, overhead = (text[self.direction2idx[name]] for name in ("side", "front", "back", "overhead"))
         index = self.direction_indices(elevation, azimuth, camera_distances).to(text.device)

@@ -21,7 +21,10 @@ def run_encoder(encode: Callable[..., None], arguments: tuple[Any, ...], in_chil
     if in_child and not _importable(encode):
         from threestudio import warn
 
-        warn(f"{encode.__module__} cannot be imported by a child process (it lies in an extension); encoding here instead.")
+        warn(
+            f"{encode.__module__} cannot be imported by a child process (it lies in an extension); "
+            "encoding here instead."
+        )
         in_child = False
     if not in_child:
         encode(*arguments)

@@ -41,7 +41,8 @@ def load_text_encoder(resolved: ResolvedPretrained) -> Any:
     missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
     if missing:
         raise PretrainedError(
-            f"The weights in {resolved.path / 'text_encoder'} lack {len(missing)} tensors, such as {missing[0]}; the model "
+            f"The weights in {resolved.path / 'text_encoder'} lack {len(missing)} tensors, such as "
+            f"{missing[0]}; the model "
             "would answer at random. Get the folder again."
         )
     return model.float().eval()
@@ -56,7 +57,9 @@ def cut_off(prompt: str, tokenizer: Any, length: int) -> str:
 
 def unknown_words(prompt: str, vocabulary: dict[str, Any]) -> list[str]:
     """Words of the prompt that none of the vocabulary's lists has, in order of appearance."""
-    known = {word for entries in vocabulary.values() if isinstance(entries, list) for e in entries for word in _words(e)}
+    known = {
+        word for entries in vocabulary.values() if isinstance(entries, list) for e in entries for word in _words(e)
+    }
     return [word for word in dict.fromkeys(_words(prompt)) if word not in known]
 
 

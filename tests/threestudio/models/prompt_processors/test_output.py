@@ -57,15 +57,31 @@ def test_direction_of_a_view(elevation, azimuth, name):
 
 def test_thresholds_and_texts():
     directions = make_directions(30.0, 10.0, 20.0, prompt_front=True)
-    assert [d.prompt("a cup") for d in directions] == ["side view of a cup", "front view of a cup", "backside view of a cup", "overhead view of a cup"]
-    assert [d.prompt("a cup") for d in make_directions(60, 45, 45, False)] == ["a cup, side view", "a cup, front view", "a cup, back view", "a cup, overhead view"]
-    assert output(directions=directions).direction_indices(*views((0, 9), (0, 11), (0, 159), (0, 161), (31, 0))).tolist() == [1, 0, 0, 2, 3]
+    assert [d.prompt("a cup") for d in directions] == [
+        "side view of a cup",
+        "front view of a cup",
+        "backside view of a cup",
+        "overhead view of a cup",
+    ]
+    assert [d.prompt("a cup") for d in make_directions(60, 45, 45, False)] == [
+        "a cup, side view",
+        "a cup, front view",
+        "a cup, back view",
+        "a cup, overhead view",
+    ]
+    assert output(directions=directions).direction_indices(
+        *views((0, 9), (0, 11), (0, 159), (0, 161), (31, 0))
+    ).tolist() == [1, 0, 0, 2, 3]
 
 
 def test_embeddings_are_conditional_first_then_negative():
     embeddings = output().get_text_embeddings(*views((0, 0), (0, 90), (70, 0)))
     assert embeddings.shape == (6, 2, 4)
-    assert embeddings[:3, 0].argmax(-1).tolist() == [FRONT, SIDE, OVERHEAD] and embeddings[3:, 0, 0].tolist() == [-2, -1, -4]
+    assert embeddings[:3, 0].argmax(-1).tolist() == [FRONT, SIDE, OVERHEAD] and embeddings[3:, 0, 0].tolist() == [
+        -2,
+        -1,
+        -4,
+    ]
     plain = output().get_text_embeddings(*views((0, 0), (0, 90)), view_dependent_prompting=False)
     assert plain[:, 0, 0].tolist() == [9, 9, -9, -9]
 

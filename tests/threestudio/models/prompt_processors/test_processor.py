@@ -68,7 +68,11 @@ def test_cache_is_used_repaired_and_bound_to_the_weights(teacher, monkeypatch):
     calls = []
     kind = type(processor)
     encode_now = kind.spawn_func
-    monkeypatch.setattr(kind, "spawn_func", staticmethod(lambda name, prompts, folder: (calls.append(prompts), encode_now(name, prompts, folder))))
+    monkeypatch.setattr(
+        kind,
+        "spawn_func",
+        staticmethod(lambda name, prompts, folder: (calls.append(prompts), encode_now(name, prompts, folder))),
+    )
     before = {file: file.read_bytes() for file in processor.cache_dir.iterdir()}
     assert len(before) == 6  # the prompt, "" (also the negative prompt), four views; no temporary files
     make(teacher)
@@ -178,7 +182,9 @@ def test_missing_tensors_are_not_filled_with_noise(teacher):
 def test_half_precision_weights_are_read_as_float32(teacher):
     from transformers import CLIPTextModel
 
-    CLIPTextModel.from_pretrained(str(teacher), subfolder="text_encoder").half().save_pretrained(teacher / "text_encoder")
+    CLIPTextModel.from_pretrained(str(teacher), subfolder="text_encoder").half().save_pretrained(
+        teacher / "text_encoder"
+    )
     assert make(teacher).text_embeddings.dtype == torch.float32
 
 
@@ -194,19 +200,30 @@ class Echo(PromptProcessor):
     @staticmethod
     def spawn_func(pretrained_model_name_or_path, prompts, cache_dir):
         for prompt in prompts:
-            torch.save(torch.full((2, 1), float(len(prompt))), f"{cache_dir}/{hash_prompt(pretrained_model_name_or_path, prompt)}.pt")
+            torch.save(
+                torch.full((2, 1), float(len(prompt))),
+                f"{cache_dir}/{hash_prompt(pretrained_model_name_or_path, prompt)}.pt",
+            )
 
 
 def test_a_third_party_processor_needs_only_spawn_func(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     utils = Echo({"prompt": "abc", "spawn": False, "prompt_side": "xy", "view_dependent_prompt_front": True})()
-    assert utils.text_embeddings.flatten().tolist() == [3, 3] and utils.text_embeddings_vd[0].flatten().tolist() == [2, 2]
-    assert utils.prompts_vd[2] == "backside view of abc" and (tmp_path / ".threestudio_cache" / "text_embeddings").is_dir()
+    assert utils.text_embeddings.flatten().tolist() == [3, 3] and utils.text_embeddings_vd[0].flatten().tolist() == [
+        2,
+        2,
+    ]
+    assert (
+        utils.prompts_vd[2] == "backside view of abc" and (tmp_path / ".threestudio_cache" / "text_embeddings").is_dir()
+    )
 
 
 def test_library_prompts(tmp_path, monkeypatch):
     library = {"tabletop": ["a red mug"], "dreamfusion": ["A fox reading", "a fox running", "a cup"]}
-    assert find_in_library(["fox", "read"], library) == "A fox reading" and find_in_library(["red"], {"dreamfusion": [], **library}) == "a red mug"
+    assert (
+        find_in_library(["fox", "read"], library) == "A fox reading"
+        and find_in_library(["red"], {"dreamfusion": [], **library}) == "a red mug"
+    )
     with pytest.raises(ValueError, match="2 prompts"):
         find_in_library(["fox"], library)
     with pytest.raises(ConfigError, match="no prompt"):
@@ -221,7 +238,9 @@ def test_the_shipped_library_is_sound():
     library = json.loads((Path(__file__).resolve().parents[4] / "load" / "prompt_library.json").read_text("utf-8"))
     assert len(library["dreamfusion"]) >= 50 and len(library["tabletop"]) >= 40
     everything = [prompt for prompts in library.values() for prompt in prompts]
-    assert len(set(everything)) == len(everything) and all(prompt == prompt.strip() and len(prompt.split()) < 40 for prompt in everything)
+    assert len(set(everything)) == len(everything) and all(
+        prompt == prompt.strip() and len(prompt.split()) < 40 for prompt in everything
+    )
 
 
 def test_debiasing_drops_words_that_speak_against_a_view():
@@ -231,7 +250,12 @@ def test_debiasing_drops_words_that_speak_against_a_view():
             values = values + torch.tensor([0.0, 0.125, -0.125, 0.0])
         return values * (torch.tensor([1, 1, 0.96, 1]) if "red" in text else 1)
 
-    assert debias("a smiling red dog", probabilities, 4) == ["a smiling red dog", "a smiling red dog", "a red dog", "a smiling red dog"]
+    assert debias("a smiling red dog", probabilities, 4) == [
+        "a smiling red dog",
+        "a smiling red dog",
+        "a red dog",
+        "a smiling red dog",
+    ]
     assert debias("a smiling red dog", probabilities, 4, word_ids=[0, 3])[2] == "a smiling red dog"
     with pytest.raises(ConfigError, match="numbered from 0 to 3"):
         debias("a smiling red dog", probabilities, 4, word_ids=[4])
@@ -242,7 +266,9 @@ def test_debiasing_conflicts_and_missing_model(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="prompt_side"):
         Echo({"use_prompt_debiasing": True, "prompt_side": "x"})
     with pytest.raises(PretrainedError, match="use_prompt_debiasing"):
-        Echo({"use_prompt_debiasing": True, "pretrained_model_name_or_path_prompt_debiasing": str(tmp_path / "no-bert")})
+        Echo(
+            {"use_prompt_debiasing": True, "pretrained_model_name_or_path_prompt_debiasing": str(tmp_path / "no-bert")}
+        )
 
 
 def test_debiasing_end_to_end_with_a_tiny_bert(tmp_path, monkeypatch):
@@ -254,12 +280,28 @@ def test_debiasing_end_to_end_with_a_tiny_bert(tmp_path, monkeypatch):
     folder = tmp_path / "bert"
     BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(folder)
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, initializer_range=1.0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        initializer_range=1.0,
+    )
     BertForMaskedLM(config).save_pretrained(folder)
-    utils = Echo({"prompt": "a red dog", "spawn": False, "use_prompt_debiasing": True, "pretrained_model_name_or_path_prompt_debiasing": str(folder)})()
+    utils = Echo(
+        {
+            "prompt": "a red dog",
+            "spawn": False,
+            "use_prompt_debiasing": True,
+            "pretrained_model_name_or_path_prompt_debiasing": str(folder),
+        }
+    )()
     suffixes = [", side view", ", front view", ", back view", ", overhead view"]
     kept = [prompt.removesuffix(suffix).split() for prompt, suffix in zip(utils.prompts_vd, suffixes)]
-    assert all(set(words) <= {"a", "red", "dog"} for words in kept) and min(map(len, kept)) < 3  # random weights drop some
+    assert (
+        all(set(words) <= {"a", "red", "dog"} for words in kept) and min(map(len, kept)) < 3
+    )  # random weights drop some
 
 
 def test_dummy_needs_no_model_and_writes_nothing(tmp_path, monkeypatch):
