@@ -5,7 +5,6 @@ Files appear whole or not at all, and equal inputs give equal bytes. Methods ret
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence

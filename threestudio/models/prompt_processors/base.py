@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
+from threestudio import info
 from threestudio.errors import ConfigError, PretrainedError
 from threestudio.models.prompt_processors.output import DirectionConfig, PromptProcessorOutput, shift_azimuth_deg
 from threestudio.models.prompt_processors.process import run_encoder
@@ -114,8 +115,6 @@ class PromptProcessor(BaseObject):
         self.negative_prompt = cfg.negative_prompt
         self.prompts_vd = self._view_prompts()
         self.negative_prompts_vd = [direction.negative_prompt(self.negative_prompt) for direction in self.directions]
-        from threestudio import info
-
         views = " ".join(f"[{d.name}]: {p}" for d, p in zip(self.directions, self.prompts_vd))
         info(f"Prompt: {self.prompt!r}, negative prompt: {self.negative_prompt!r}. {views}")
         self.check_prompts()
