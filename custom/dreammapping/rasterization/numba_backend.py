@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import numba_binning as binning
 from . import numba_projection as projection
 from . import numba_tiles as tiles
 from .checks import require_dtype
-from .numba_runtime import parallel_for
+from .numba_runtime import TILE, parallel_for
 from .reference import finish
 from .types import ALPHA_THRESHOLD, Rasterization, RasterizationError, Scene
 
@@ -120,7 +121,7 @@ class _Project(torch.autograd.Function):
 
 
 class _Rows(NamedTuple):
-    """The (Gaussian, tile) pairs of a batch of views; see numba_tiles."""
+    """The (Gaussian, tile) pairs of a batch of views; see numba_binning."""
 
     tile_start: np.ndarray  # [C * tiles + 1] int64, first position of each tile
     gaussian: np.ndarray  # [rows] int32, by position
@@ -133,19 +134,19 @@ def _bin(means2d: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, rad
     cameras, count = radii.shape[:2]
     shapes = _arrays(means2d, conics, opacities, radii)
     order, visible = np.empty((cameras, count), np.int32), np.zeros(cameras, np.int64)
-    parallel_for(tiles.sort_by_depth, cameras, shapes[3], _arrays(depths)[0].view(np.uint32), order, visible)
+    parallel_for(binning.sort_by_depth, cameras, shapes[3], _arrays(depths)[0].view(np.uint32), order, visible)
 
     width, height = size
     limits = np.float32(width), np.float32(height)
     boxes = np.zeros(cameras, np.int64)
-    parallel_for(tiles.count_box_tiles, cameras, order, visible, shapes[0], shapes[3], *limits, boxes)
+    parallel_for(binning.count_box_tiles, cameras, order, visible, shapes[0], shapes[3], *limits, boxes)
 
-    tiles_x, tiles_y = -(-width // tiles.TILE), -(-height // tiles.TILE)
+    tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
     first, tile = np.cumsum(boxes) - boxes, np.empty(int(boxes.sum()), np.int32)
     per_tile, row_count = np.zeros((cameras, tiles_x * tiles_y), np.int64), np.zeros((cameras, count), np.int64)
     reaches = 2.0 * (np.log(np.maximum(shapes[2], ALPHA_THRESHOLD), dtype=np.float64) - math.log(ALPHA_THRESHOLD))
     parallel_for(
-        tiles.list_tiles, cameras, order, visible, *shapes[:2], reaches + _REACH_MARGIN, shapes[3], *limits, tiles_x,
+        binning.list_tiles, cameras, order, visible, *shapes[:2], reaches + _REACH_MARGIN, shapes[3], *limits, tiles_x,
         first, tile, per_tile, row_count,
     )  # fmt: skip
 
@@ -154,7 +155,7 @@ def _bin(means2d: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, rad
     row_start = (np.cumsum(row_count.reshape(-1)) - row_count.reshape(-1)).reshape(cameras, count)
     gaussian, row = np.empty(int(tile_start[-1]), np.int32), np.empty(int(tile_start[-1]), np.int64)
     cursor = tile_start[:-1].reshape(per_tile.shape).copy()
-    parallel_for(tiles.fill_rows, cameras, order, visible, first, tile, row_count, row_start, cursor, gaussian, row)
+    parallel_for(binning.fill_rows, cameras, order, visible, first, tile, row_count, row_start, cursor, gaussian, row)
     return _Rows(tile_start, gaussian, row, row_start, row_count)
 
 

@@ -25,6 +25,10 @@ _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 _RANGES_PER_THREAD = 8
 
 
+TILE = 8
+"""Tiles are TILE x TILE pixels. The kernels' constants are compiled in: clear the cache after changing this one."""
+
+
 def kernel(function: Callable) -> Callable:
     """Compile ``function`` at first call and keep the machine code on disk.
 
