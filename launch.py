@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,16 @@ def select_gpus(requested: str | None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = requested or "0"
 
 
+def user_message(error: Exception) -> str | None:
+    """What to tell the user instead of a traceback; None if the traceback is what helps."""
+    if getattr(error, "is_user_error", False):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        where = f" while {error.filename} was written" if error.filename else ""
+        return f"The disk is full{where}. Free some space, then resume the run from its last checkpoint."
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 a mistake the message explains, 130 interrupted."""
     arguments, overrides = build_parser().parse_known_args(argv)
@@ -49,9 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("Interrupted.", file=sys.stderr)
         return 130
     except Exception as error:
-        if not getattr(error, "is_user_error", False):
+        message = user_message(error)
+        if message is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 2
     return 0
 

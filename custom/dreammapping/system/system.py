@@ -41,6 +41,9 @@ class DreamMappingSystem(BaseLift3DSystem):
     # ---- building ----
 
     def configure(self) -> None:
+        prompt = self.cfg.prompt_processor.get("prompt")
+        if prompt is not None and not str(prompt).strip():
+            raise ConfigError('system.prompt_processor.prompt is empty; say what to make, such as "a red striped mug"')
         super().configure()
         self.automatic_optimization = False
         # Before the optimizer and before a checkpoint loads: what the guidance trains is part of the run's state.
