@@ -52,7 +52,9 @@ _EXPECTED_WARNINGS = (
     r".*resuming from a checkpoint that ended before the epoch ended",  # the data modules know their place
     r".*Checkpoint directory .* exists and is not empty",
     r".*does not have many workers",
-    r".*is deprecated.*LeafSpec",
+    r".*LeafSpec.* is deprecated",
+    r".*when using `ckpt_path`, callbacks used to create the checkpoint",  # an evaluation saves no checkpoints
+    r".*predict returned None",
 )
 
 
@@ -71,10 +73,10 @@ def launch(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     check_run(config)
     settings = trainer_settings(config, use_cuda)  # may still decide for the CPU
 
-    threestudio.info(str(preset))
     start_trial(config, arguments, preset)
     handler = log_to_file(config)
     try:
+        threestudio.info(f"{preset}\nTrial folder: {config.trial_dir}")
         run(arguments, config, settings, status)
     finally:
         if handler is not None:

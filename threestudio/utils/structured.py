@@ -15,6 +15,9 @@ from threestudio.errors import ConfigError, suggest
 from threestudio.utils.schedules import schedule_problem
 
 
+_SCALARS = {str, int, float, bool}
+
+
 def parse_structured(fields: Any, cfg: Any = None) -> DictConfig:
     """Check `cfg` against the dataclass `fields`; the result is a DictConfig that refuses unknown attributes.
 
@@ -35,7 +38,9 @@ def parse_structured(fields: Any, cfg: Any = None) -> DictConfig:
         return OmegaConf.structured(fields(**values))
     except OmegaConfBaseException as error:
         key = _first_key(error)
-        raise ConfigError(_type_message(config, key, values.get(key), hints.get(key), fields, error)) from error
+        if not key:
+            raise ConfigError(f"{class_name(fields)}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(_type_message(config, key, values.get(key), hints.get(key), fields)) from error
     except TypeError as error:  # a required field without a value
         raise ConfigError(f"{class_name(fields)}: {error}") from error
 
@@ -74,8 +79,12 @@ def _value(config: DictConfig, key: str, hint: Any, fields: Any) -> Any:
         return value  # a config node passes the type check of the float field
     if isinstance(value, DictConfig) and any(dataclasses.is_dataclass(option) for option in options):
         return value  # taken over unchecked, as threestudio does; the part it configures checks it
+    if (value is None or isinstance(value, (DictConfig, ListConfig))) and set(options) <= _SCALARS:
+        raise ConfigError(_type_message(config, key, value, hint, fields))  # before a __post_init__ trips over it
     if isinstance(value, (DictConfig, ListConfig)):
         return OmegaConf.to_container(value, resolve=True)
+    if isinstance(value, (int, float)) and str in options and not set(options) & {int, float, bool}:
+        return str(value)  # a tag or prompt that looks like a number
     if isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options:
         return float(value)  # OmegaConf refuses an int for Union[float, str]
     return value
@@ -97,9 +106,7 @@ def _first_key(error: OmegaConfBaseException) -> str:
     return str(error.full_key or error.key or "").split(".", 1)[0].split("[", 1)[0]
 
 
-def _type_message(config: DictConfig, key: str, value: Any, hint: Any, fields: Any, error: Exception) -> str:
-    if not key:
-        return f"{class_name(fields)}: {str(error).splitlines()[0]}"
+def _type_message(config: DictConfig, key: str, value: Any, hint: Any, fields: Any) -> str:
     message = f"{_where(config, key)} is {value!r}; {class_name(fields)} expects {_hint_name(hint)} there."
     if value is None:
         message += " An empty YAML value means null: leave the key out, or write {} for an empty mapping."
