@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 class DreamMappingError(ValueError):
-    """A mistake in the input or the environment. `is_user_error` tells launchers to print the message without a traceback."""
+    """A mistake in the input or the environment; `is_user_error` tells launchers to print the message alone."""
 
     is_user_error = True
 

@@ -31,7 +31,9 @@ class Registry(Generic[T]):
             known = self._entries.get(name)
             # A module imported twice (a reload) brings the same class again; another class is a clash.
             if known is not None and _identity(known) != _identity(entry):
-                raise ConfigError(f"{self.kind} {name!r} is registered twice: {_identity(known)} and {_identity(entry)}")
+                raise ConfigError(
+                    f"{self.kind} {name!r} is registered twice: {_identity(known)} and {_identity(entry)}"
+                )
             self._entries[name] = entry
             return entry
 

@@ -1,7 +1,7 @@
 """Settings: a dataclass filled from a mapping, strictly.
 
-The dataclass is the documentation of a config block: its fields are the keys, its defaults the defaults. An unknown key or a
-value of the wrong type is an error that names the full dotted path.
+The dataclass is the documentation of a config block: its fields are the keys, its defaults the defaults. An unknown
+key or a value of the wrong type is an error that names the full dotted path.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 def parse_settings(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
-    """Build the dataclass `cls` from `values` (a dict, an OmegaConf mapping, an instance of `cls`, or None for the defaults).
+    """Build the dataclass `cls` from `values`: a mapping (OmegaConf's too), an instance, or None for the defaults.
 
-    `where` is the dotted path of this block in the config, used in messages. Nested dataclasses, enums, Literal, Optional,
-    unions, lists, tuples and dicts are understood; int is accepted for float, a list for a tuple, an enum's value for the enum.
-    Raises ConfigError for an unknown or missing key and for a value of the wrong type.
+    `where` is the dotted path of this block in the config, used in messages. Nested dataclasses, enums, Literal,
+    Optional, unions, lists, tuples and dicts are understood; int is accepted for float, a list for a tuple, an enum's
+    value for the enum. Raises ConfigError for an unknown or missing key and for a value of the wrong type.
     """
     if isinstance(values, cls):
         return values
@@ -77,7 +77,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         try:
             return hint(value)
         except ValueError:
-            raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(repr(m.value) for m in hint)}") from None
+            raise ConfigError(
+                f"{where} is {value!r}; it must be one of {', '.join(repr(m.value) for m in hint)}"
+            ) from None
     container = origin or hint
     if container in (tuple, list) or container is Sequence:
         return _convert_sequence(container, args, value, where)
@@ -140,4 +142,6 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
 def _name(hint: Any) -> str:
     if hint is type(None):
         return "null"
-    return {float: "a number", int: "a whole number", str: "text", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
+    return {float: "a number", int: "a whole number", str: "text", bool: "true or false"}.get(
+        hint, getattr(hint, "__name__", str(hint))
+    )

@@ -42,8 +42,16 @@ class Needs:
 
 
 def test_values_are_converted():
-    given = {"count": 3, "rate": "1e-3", "cutoff": None, "either": [0, 0.98, 0.5, 10], "mode": "b", "betas": [0, 1],
-             "color": "blue", "inner": {"width": 2}}  # fmt: skip
+    given = {
+        "count": 3,
+        "rate": "1e-3",
+        "cutoff": None,
+        "either": [0, 0.98, 0.5, 10],
+        "mode": "b",
+        "betas": [0, 1],
+        "color": "blue",
+        "inner": {"width": 2},
+    }
     for values in (given, OmegaConf.create(given)):
         got = parse_settings(Outer, values, "x")
         assert got == Outer(3, 1e-3, None, [0, 0.98, 0.5, 10], "b", (0.0, 1.0), Color.BLUE, False, Inner(2.0))

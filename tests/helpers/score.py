@@ -10,13 +10,16 @@ SHAPE = (4, 8, 8)
 
 
 def gaussian_teacher(dtype: torch.dtype = torch.float32, seed: int = 0) -> ClosedFormTeacher:
-    """cond N(mu, 0.05 I), empty N(mu, I), negative N(-mu, I): guidance and mode seeking both pull to mu = distribution mean of cond."""
+    """cond N(mu, 0.05 I), empty N(mu, I), negative N(-mu, I): guidance and mode seeking both pull to mu =
+    distribution mean of cond."""
     mean = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-    return ClosedFormTeacher({
-        "cond": GaussianMixture.single(mean, 0.05),
-        "empty": GaussianMixture.single(mean, 1.0),
-        "negative": GaussianMixture.single(-mean, 1.0),
-    })  # fmt: skip
+    return ClosedFormTeacher(
+        {
+            "cond": GaussianMixture.single(mean, 0.05),
+            "empty": GaussianMixture.single(mean, 1.0),
+            "negative": GaussianMixture.single(-mean, 1.0),
+        }
+    )
 
 
 def embeddings(batch: int = 2) -> dict[str, torch.Tensor]:
@@ -28,7 +31,9 @@ def prompted(teacher: ClosedFormTeacher, *, scale: float = 7.5, batch: int = 2, 
     return PromptedTeacher(teacher, embeddings(batch), guidance_scale=scale, convention=CFGConvention.SEED, **options)
 
 
-def make_draw(teacher: ClosedFormTeacher, t: list[int], *, dtype: torch.dtype = torch.float32, step: int = 0) -> NoisyDraw:
+def make_draw(
+    teacher: ClosedFormTeacher, t: list[int], *, dtype: torch.dtype = torch.float32, step: int = 0
+) -> NoisyDraw:
     """A draw at the given steps, with seeded latents and noise."""
     generator = torch.Generator().manual_seed(1)
     clean = torch.randn(len(t), *SHAPE, generator=generator, dtype=dtype)

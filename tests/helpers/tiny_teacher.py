@@ -30,7 +30,8 @@ def make_tiny_teacher(
     text_length: int = 24,
     seed: int = 0,
 ) -> Path:
-    """Write a complete text-to-image folder (vae, unet, scheduler, text_encoder, tokenizer, model_index.json); return its path.
+    """Write a complete text-to-image folder (vae, unet, scheduler, text_encoder, tokenizer, model_index.json); return
+    its path.
 
     Latents are [latent_channels, image_size / downsample, image_size / downsample]; `downsample` is a power of two.
     `width` is the U-Net's first width (a multiple of 8), `text_length` the tokenizer's maximum length.
@@ -46,18 +47,21 @@ def make_tiny_teacher(
         _text_encoder(len(vocabulary), text_width, text_length).save_pretrained(folder / "text_encoder")
     _scheduler(prediction_type).save_pretrained(folder / "scheduler")
     _write_tokenizer(folder / "tokenizer", vocabulary, merges, text_length)
-    _write_json(folder / "model_index.json", {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": "0.19.0",
-        "vae": ["diffusers", "AutoencoderKL"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "safety_checker": [None, None],
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-    })  # fmt: skip
+    _write_json(
+        folder / "model_index.json",
+        {
+            "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": "0.19.0",
+            "vae": ["diffusers", "AutoencoderKL"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+            "requires_safety_checker": False,
+        },
+    )
     return folder
 
 

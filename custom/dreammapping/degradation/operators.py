@@ -1,4 +1,4 @@
-"""Degradation operators M_psi by name: each maps a predicted noise [B,C,h,w] to one of the same shape (paper section 4.2, Fig. 7).
+"""Degradation operators M_psi by name: noise [B,C,h,w] to noise of the same shape (paper section 4.2, Fig. 7).
 
 All are called as operator(eps, t); only the time-conditioned wrapper looks at t.
 """
@@ -35,7 +35,7 @@ OPERATORS: Registry[Callable[[OperatorShape], nn.Module]] = Registry("loss.opera
 
 
 class Linear(nn.Module):
-    """W * eps with one learnable weight per latent element, shared by the batch; starts as the identity or as N(0, 1)."""
+    """W * eps, one learnable weight per latent element, shared by the batch; starts as the identity or as N(0, 1)."""
 
     def __init__(self, shape: OperatorShape) -> None:
         super().__init__()
@@ -95,11 +95,20 @@ def linear(shape: OperatorShape) -> nn.Module:
     return Linear(shape)
 
 
-def build_operator(name: str, latent_shape: tuple[int, int, int], *, generator: torch.Generator, stages: int | None = None,
-                   norm: str = "batch", linear_init: str = "ones", time_steps: int | None = None) -> nn.Module:  # fmt: skip
+def build_operator(
+    name: str,
+    latent_shape: tuple[int, int, int],
+    *,
+    generator: torch.Generator,
+    stages: int | None = None,
+    norm: str = "batch",
+    linear_init: str = "ones",
+    time_steps: int | None = None,
+) -> nn.Module:
     """The operator called `name` for latents (C, h, w), on the CPU in float32, initialized from `generator`.
 
-    `time_steps` (the schedule's length) makes it depend on t. Raises ConfigError for an unknown name or sides it cannot halve.
+    `time_steps` (the schedule's length) makes it depend on t. Raises ConfigError for an unknown name or sides it
+    cannot halve.
     """
     build = OPERATORS.get(name)
     shape = OperatorShape(*latent_shape, stages=stages, norm=norm, linear_init=linear_init)

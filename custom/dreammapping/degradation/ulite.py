@@ -1,7 +1,7 @@
 """U-Lite (Dinh et al. 2023, "1M parameters are enough?"): the light U-Net the paper uses as degradation operator.
 
-Axial depthwise convolutions, no residual from input to output, no conditioning. 879,252 parameters with five halvings at four
-latent channels.
+Axial depthwise convolutions, no residual from input to output, no conditioning. 879,252 parameters with five halvings
+at four latent channels.
 """
 
 from __future__ import annotations
@@ -107,22 +107,27 @@ class ULite(nn.Module):
 
 
 def choose_stages(height: int, width: int, stages: int | None = None) -> int:
-    """The number of halvings for latents of height x width: as given, else the largest up to five that leaves at least 2 x 2.
+    """The number of halvings for latents of height x width: as given, else the most (up to five) that leave 2 x 2.
 
-    Raises ConfigError if the sides cannot be halved that often, or a given number leaves less than 2 x 2 (batch statistics over
-    one pixel of one image do not exist).
+    Raises ConfigError if the sides cannot be halved that often, or a given number leaves less than 2 x 2 (batch
+    statistics over one pixel of one image do not exist).
     """
+
     def fits(n: int) -> bool:
         return all(side % 2**n == 0 and side // 2**n >= 2 for side in (height, width))
 
     if stages is not None:
         if stages < 1 or not fits(stages):
             raise ConfigError(
-                f"loss.stages is {stages}: both sides of the {height} x {width} latents must be multiples of 2^{stages} "
-                f"= {2 ** max(stages, 0)} and at least {2 ** (max(stages, 0) + 1)}; leave it out to choose automatically"
+                f"loss.stages is {stages}: both sides of the {height} x {width} latents must be multiples of "
+                f"2^{stages} = {2 ** max(stages, 0)} and at least {2 ** (max(stages, 0) + 1)}; "
+                "leave it out to choose automatically"
             )
         return stages
     fitting = [n for n in range(1, MAX_STAGES + 1) if fits(n)]
     if not fitting:
-        raise ConfigError(f"the nonlinear operator needs latents with even sides of at least 4 pixels, got {height} x {width}; use operator linear")
+        raise ConfigError(
+            f"the nonlinear operator needs latents with even sides of at least 4 pixels, got {height} x {width}; "
+            "use operator linear"
+        )
     return max(fitting)

@@ -1,4 +1,4 @@
-"""Training of a loss's own parameters (the degradation operator, a LoRA, an embedding) beside the 3D model's optimizer."""
+"""Training of a loss's own parameters (an operator, a LoRA, an embedding) beside the 3D model's optimizer."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     seed :  e_cfg = e_c + s (e_c - e_u)      the DreamMapping paper's eq. 4
     usual:  e_cfg = e_u + S (e_c - e_u)      Imagen, diffusers, most code;  S = s + 1
 
-Everything internal uses the paper's s. Perp-Neg (Armandpour et al. 2023) enlarges the direction e_c - e_u by what the negative
-prompts point at, perpendicular to it.
+Everything internal uses the paper's s. Perp-Neg (Armandpour et al. 2023) enlarges the direction e_c - e_u by what the
+negative prompts point at, perpendicular to it.
 """
 
 from __future__ import annotations
@@ -43,12 +43,18 @@ class Guided:
 
     @property
     def term(self) -> Tensor:
-        """The conditional term e_cfg - e_c = s (e_c - e_u) of eq. 10 (with Perp-Neg: plus (s + 1) times its directions)."""
+        """The conditional term e_cfg - e_c = s (e_c - e_u) of eq. 10 (Perp-Neg adds (s + 1) times its directions)."""
         return self.guided - self.cond
 
 
-def guide(cond: Tensor, uncond: Tensor, scale: float, convention: CFGConvention,
-          negatives: Sequence[Tensor] = (), weights: Tensor | None = None) -> Tensor:  # fmt: skip
+def guide(
+    cond: Tensor,
+    uncond: Tensor,
+    scale: float,
+    convention: CFGConvention,
+    negatives: Sequence[Tensor] = (),
+    weights: Tensor | None = None,
+) -> Tensor:
     """e_cfg [B,C,h,w].
 
     With Perp-Neg: `negatives` are K predictions [B,C,h,w] and `weights` [B,K] their signed weights; then

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .auxiliary import AuxiliaryOptimizer
 from .cfg import CFGConvention
-from .draw import NoisyDraw, draw_noise
+from .draw import NoisyDraw, draw_noise, to_device
 from .loss import ScoreLoss, ScoreResult
 from .teacher import NoisePredictor, PromptedTeacher
 from .timesteps import Timesteps, Uniform
@@ -28,7 +28,7 @@ class DistillerSettings:
     cfg_convention: CFGConvention = CFGConvention.SEED
     """What guidance_scale means; see cfg.py."""
     anchor: Literal["empty", "negative"] = "empty"
-    """The embedding guidance subtracts. Paper eq. 4: the empty prompt; threestudio and LucidDreamer: the negative one."""
+    """The embedding guidance subtracts: the empty prompt (paper eq. 4) or the negative one (threestudio)."""
     weighting_strategy: str = "sds"
     grad_scale: float = 1.0
     grad_reduction: Literal["mean", "sum"] = "mean"
@@ -66,7 +66,7 @@ def inject(latents: Tensor, gradient: Tensor, reduction: str = "mean") -> Tensor
 
 @contextmanager
 def one_thread(wanted: bool) -> Iterator[None]:
-    """One CPU thread inside, if `wanted`: for tensors of some kilobytes, waking a second one costs more than the work."""
+    """One CPU thread inside, if `wanted`: for small tensors, waking a second one costs more than the work."""
     threads = torch.get_num_threads()
     if not wanted or threads == 1:
         yield
@@ -81,12 +81,18 @@ def one_thread(wanted: bool) -> Iterator[None]:
 class Distiller:
     """Binds a loss to a teacher; call it once per optimization step.
 
-    `generator` (CPU) is the only source of randomness. `state_dict` holds what the loss's own parameters do not: the generator
-    and the auxiliary optimizer.
+    `generator` (CPU) is the only source of randomness. `state_dict` holds what the loss's own parameters do not: the
+    generator and the auxiliary optimizer.
     """
 
-    def __init__(self, loss: ScoreLoss, teacher: NoisePredictor, settings: DistillerSettings, generator: torch.Generator,
-                 timesteps: Timesteps | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        loss: ScoreLoss,
+        teacher: NoisePredictor,
+        settings: DistillerSettings,
+        generator: torch.Generator,
+        timesteps: Timesteps | None = None,
+    ) -> None:
         self.loss = loss
         self.teacher = teacher
         self.settings = settings
@@ -95,14 +101,27 @@ class Distiller:
         self.weighting = WEIGHTINGS.get(settings.weighting_strategy)
         self.optimizer = AuxiliaryOptimizer(loss.parameters(), loss.update) if loss.update else None
 
-    def __call__(self, latents: Tensor, embeddings: Mapping[str, Tensor], *, step: int = 0,
-                 perp_neg_weights: Tensor | None = None, context: Mapping[str, Tensor] | None = None) -> Distillation:  # fmt: skip
+    def __call__(
+        self,
+        latents: Tensor,
+        embeddings: Mapping[str, Tensor],
+        *,
+        step: int = 0,
+        perp_neg_weights: Tensor | None = None,
+        context: Mapping[str, Tensor] | None = None,
+    ) -> Distillation:
         """latents [B,C,h,w] with graph; `embeddings` name -> [B,L,E] or [1,L,E]; `perp_neg_weights` [B,K]."""
         s = self.settings
         before = (self.teacher.calls.forwards, self.teacher.calls.backwards)
         draw = self.draw(latents, step, context or {})
-        prompted = PromptedTeacher(self.teacher, embeddings, guidance_scale=s.guidance_scale, convention=s.cfg_convention,
-                                   anchor=s.anchor, perp_neg_weights=perp_neg_weights)  # fmt: skip
+        prompted = PromptedTeacher(
+            self.teacher,
+            embeddings,
+            guidance_scale=s.guidance_scale,
+            convention=s.cfg_convention,
+            anchor=s.anchor,
+            perp_neg_weights=perp_neg_weights,
+        )
         answers = self.loss.ask(draw, prompted)
         result, auxiliary = self.update(draw, answers)
         gradient = self.gradient(draw, result.residual)
@@ -123,8 +142,10 @@ class Distiller:
         clean = latents.detach()
         t_host = self.timesteps.draw(len(clean), step, schedule.steps, self.generator)
         noise = draw_noise(clean, self.generator, self.settings.offset_noise)
-        t = t_host.to(clean.device, non_blocking=True)
-        return NoisyDraw(clean, noise, schedule.add_noise(clean, noise, t), t, t_host, schedule.at(t, clean), step, context)
+        t = to_device(t_host.contiguous(), clean.device)
+        return NoisyDraw(
+            clean, noise, schedule.add_noise(clean, noise, t), t, t_host, schedule.at(t, clean), step, context
+        )
 
     def update(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
         """The result that gives the residual, and the auxiliary losses before any update of this step."""

@@ -1,7 +1,7 @@
 """The forward diffusion: alpha_bar per integer step and everything that follows from it by algebra.
 
-    x_t = a x_0 + sig eps        a = sqrt(alpha_bar_t), sig = sqrt(1 - alpha_bar_t)
-    v   = a eps - sig x_0        (velocity, Salimans & Ho 2022)
+x_t = a x_0 + sig eps        a = sqrt(alpha_bar_t), sig = sqrt(1 - alpha_bar_t)
+v   = a eps - sig x_0        (velocity, Salimans & Ho 2022)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NoiseSchedule:
 
     def at(self, t: Tensor, like: Tensor) -> Tensor:
         """alpha_bar_t [B,1,1,1] for `like` [B,C,h,w]."""
-        return self.table(like)[t.to(like.device, non_blocking=True)].view(-1, *[1] * (like.ndim - 1))
+        return self.table(like)[t.to(like.device)].view(-1, *[1] * (like.ndim - 1))
 
     def table(self, like: Tensor) -> Tensor:
         """alpha_bar [T] with the dtype and device of `like`; copied once per device."""
@@ -74,9 +74,12 @@ class NoiseSchedule:
         a, sig = self.coefficients(t, noisy)
         return (eps - sig * noisy) / a
 
-    def ddim_step(self, noisy: Tensor, eps: Tensor, t: Tensor, t_next: Tensor, *, eta: float = 0.0,
-                  noise: Tensor | None = None) -> Tensor:  # fmt: skip
-        """One DDIM jump from t to t_next (either direction), Song et al. 2021 eq. 12; a negative t_next means clean (alpha_bar = 1).
+    def ddim_step(
+        self, noisy: Tensor, eps: Tensor, t: Tensor, t_next: Tensor, *, eta: float = 0.0, noise: Tensor | None = None
+    ) -> Tensor:
+        """One DDIM jump from t to t_next, in either direction (Song et al. 2021, eq. 12).
+
+        A negative t_next means clean (alpha_bar = 1).
 
         `eta` > 0 needs `noise` [B,C,h,w] and t_next <= t.
         """

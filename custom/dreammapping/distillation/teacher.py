@@ -27,11 +27,13 @@ class NoisePredictor(Protocol):
     schedule: NoiseSchedule
     calls: CallCount
 
-    def predict(self, noisy: Tensor, t: Tensor, embeddings: Mapping[str, Tensor], *,
-                differentiable: bool = False) -> dict[str, Tensor]:  # fmt: skip
-        """eps predictions [B,C,h,w] float32 under the names of `embeddings` ([B,L,E] or [1,L,E] each), in one network call.
+    def predict(
+        self, noisy: Tensor, t: Tensor, embeddings: Mapping[str, Tensor], *, differentiable: bool = False
+    ) -> dict[str, Tensor]:
+        """eps predictions [B,C,h,w] float32 under the names of `embeddings`, all in one network call.
 
-        noisy [B,C,h,w], t [B]. Without graph unless `differentiable`, which lets gradients reach the inputs and embeddings.
+        noisy [B,C,h,w], t [B], each embedding [B,L,E] or [1,L,E]. Without graph unless `differentiable`, which lets
+        gradients reach the inputs and the embeddings.
         """
         ...
 
@@ -39,12 +41,20 @@ class NoisePredictor(Protocol):
 class PromptedTeacher:
     """A predictor bound to this step's embeddings and guidance: what a loss asks.
 
-    Names: `cond`, `empty`, `negative`, `cond_no_view` and, with Perp-Neg, `perp_neg_0`, `perp_neg_1`; `anchor` says which one
-    classifier-free guidance subtracts.
+    Names: `cond`, `empty`, `negative`, `cond_no_view` and, with Perp-Neg, `perp_neg_0`, `perp_neg_1`; `anchor` says
+    which one classifier-free guidance subtracts.
     """
 
-    def __init__(self, teacher: NoisePredictor, embeddings: Mapping[str, Tensor], *, guidance_scale: float,
-                 convention: CFGConvention, anchor: str = "empty", perp_neg_weights: Tensor | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        teacher: NoisePredictor,
+        embeddings: Mapping[str, Tensor],
+        *,
+        guidance_scale: float,
+        convention: CFGConvention,
+        anchor: str = "empty",
+        perp_neg_weights: Tensor | None = None,
+    ) -> None:
         self.teacher = teacher
         self.embeddings = embeddings
         self.guidance_scale = guidance_scale
@@ -66,10 +76,16 @@ class PromptedTeacher:
         return Guided(
             cond=eps["cond"],
             uncond=eps[self.anchor],
-            guided=guide(eps["cond"], eps[self.anchor], self.guidance_scale, self.convention,
-                         [eps[n] for n in negatives], self.perp_neg_weights),
+            guided=guide(
+                eps["cond"],
+                eps[self.anchor],
+                self.guidance_scale,
+                self.convention,
+                [eps[n] for n in negatives],
+                self.perp_neg_weights,
+            ),
             others={n: eps[n] for n in others},
-        )  # fmt: skip
+        )
 
     def embedding(self, name: str) -> Tensor:
         if name not in self.embeddings:

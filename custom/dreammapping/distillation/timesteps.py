@@ -1,6 +1,6 @@
 """Which t a step trains on. Each schedule answers `bounds(step)`; drawing from them is common to all.
 
-Steps are integers 0..T-1 and both bounds are inclusive. `shared` draws one t for the whole batch instead of one per image.
+Steps are integers 0..T-1 and both bounds are inclusive. `shared` draws one t for the batch instead of one per image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Timesteps:
         """[batch] int64 on the CPU."""
         low, high = self.bounds(step, total)
         if not 0 <= low <= high < total:
-            raise ConfigError(f"timesteps: the bounds [{low}, {high}] at step {step} must lie within [0, {total - 1}] in this order")
+            raise ConfigError(
+                f"timesteps: the bounds [{low}, {high}] at step {step} must lie within [0, {total - 1}] in this order"
+            )
         count = 1 if self.shared else batch
         return torch.randint(low, high + 1, (count,), generator=generator).expand(batch)
 
@@ -56,7 +58,7 @@ class Uniform(Timesteps):
 @TIMESTEPS.register("percent")
 @dataclass
 class Percent(Timesteps):
-    """t ~ U{int(T min)..int(T max)}, threestudio's rule; the two fractions may be step schedules such as [0, 0.98, 0.5, 5000].
+    """t ~ U{int(T min)..int(T max)}, threestudio's rule. The fractions may be schedules like [0, 0.98, 0.5, 5000].
 
     `sqrt_anneal` collapses both bounds onto min + (max - min) (1 - sqrt(step / trainer_max_steps)) (HiFA).
     """
@@ -71,7 +73,9 @@ class Percent(Timesteps):
     def bounds(self, step: int, total: int) -> tuple[int, int]:
         low, high = self.min_step_percent, self.max_step_percent
         if isinstance(low, list) or isinstance(high, list):
-            raise ConfigError("timesteps: a step schedule must be evaluated before drawing (the guidance does it in update_step)")
+            raise ConfigError(
+                "timesteps: a step schedule must be evaluated before drawing (the guidance does it in update_step)"
+            )
         if self.sqrt_anneal:
             left = 1 - min(step / self.trainer_max_steps, 1.0) ** 0.5
             low = high = low + (high - low) * left
@@ -83,7 +87,8 @@ class Percent(Timesteps):
 class LucidDreamer(Timesteps):
     """LucidDreamer's: one t per batch, largest value falling linearly from 980 to 500 over 1500 steps, then constant.
 
-    In its code an index is uniform on [20, 500 + floor(480 w)) with w = 1 - min(step / 1500, 1), and index i means t = i + 1.
+    In its code an index is uniform on [20, 500 + floor(480 w)) with w = 1 - min(step / 1500, 1), and index i
+    means t = i + 1.
     """
 
     shared: bool = True
@@ -103,7 +108,8 @@ class LucidDreamer(Timesteps):
 class Anneal(Timesteps):
     """A deterministic t falling linearly from `start` to `end` over `anneal_steps`, then constant; all images share it.
 
-    DreamGaussian and DreamFlow style. `width` > 0 draws uniformly from [t - width, t + width] instead, cut off at the ends.
+    DreamGaussian and DreamFlow style. `width` > 0 draws uniformly from [t - width, t + width] instead, cut off at the
+    ends.
     """
 
     shared: bool = True

@@ -1,8 +1,8 @@
 """Variational Distribution Mapping with Distribution Coefficient Annealing (DreamMapping, Cai et al. 2024, section 4).
 
-    M_psi  learns to turn the prediction into the noise of the rendered image:  L_op = |M_psi(e_c) - eps|^2       (eq. 17)
-    lam_t  = 1 - alpha_bar_t for t <= 300, else 1                                                                  (eq. 18)
-    R      = e_c - lam_t M_psi(e_c) + s (e_c - e_u)                                                  (eq. 19 inside eq. 10)
+    L_op  = |M_psi(e_c) - eps|^2                       M_psi learns the noise of the rendered image (eq. 17)
+    lam_t = 1 - alpha_bar_t for t <= 300, else 1                                                    (eq. 18)
+    R     = e_c - lam_t M_psi(e_c) + s (e_c - e_u)                                 (eq. 19 inside eq. 10)
 
 The paper leaves several choices open; each is a setting whose default is the most literal reading.
 """
@@ -31,7 +31,8 @@ class VDMSettings:
     """Options of VDM + DCA; the defaults are the paper's."""
 
     cfg_place: Literal["outside", "inside", "none"] = "outside"
-    """Where guidance enters: outside, R = e_cfg - lam M(e_c); inside, only as M's input, R = e_c - lam M(e_cfg); none, eq. 19 alone."""
+    """Where guidance enters. outside: R = e_cfg - lam M(e_c); inside, only as M's input: R = e_c - lam M(e_cfg);
+    none: eq. 19 alone."""
     m_input: Literal["cond", "cfg"] = "cond"
     """What M reads (and is trained on): the plain conditional prediction (eqs 17, 19) or the guided one."""
     op_weight: Literal["none", "one_minus_alpha_bar"] = "none"
@@ -68,7 +69,9 @@ class VDMSettings:
 
     def __post_init__(self) -> None:
         if self.cfg_place == "none" and self.m_input == "cfg":
-            raise ConfigError("loss: cfg_place none with m_input cfg would be cfg_place inside; choose that or m_input cond")
+            raise ConfigError(
+                "loss: cfg_place none with m_input cfg would be cfg_place inside; choose that or m_input cond"
+            )
         if self.psi_steps < 0 or self.psi_warmup < 0:
             raise ConfigError("loss: psi_steps and psi_warmup must not be negative")
 
@@ -84,11 +87,22 @@ class VDM(ScoreLoss):
         super().__init__(settings, context)
         s = settings
         self.operator = build_operator(
-            s.operator, context.latent_shape, generator=context.generator, stages=s.stages, linear_init=s.linear_init,
-            norm="group" if s.bn_mode == "groupnorm" else "batch", time_steps=context.teacher.schedule.steps if s.m_time_cond else None,
-        ).to(DTYPES[s.m_dtype])  # fmt: skip
-        self.update = AuxiliaryUpdate(s.psi_opt, s.psi_lr, s.psi_betas, weight_decay=s.psi_weight_decay,
-                                      steps=s.psi_steps, lookahead=s.psi_lookahead)  # fmt: skip
+            s.operator,
+            context.latent_shape,
+            generator=context.generator,
+            stages=s.stages,
+            linear_init=s.linear_init,
+            norm="group" if s.bn_mode == "groupnorm" else "batch",
+            time_steps=context.teacher.schedule.steps if s.m_time_cond else None,
+        ).to(DTYPES[s.m_dtype])
+        self.update = AuxiliaryUpdate(
+            s.psi_opt,
+            s.psi_lr,
+            s.psi_betas,
+            weight_decay=s.psi_weight_decay,
+            steps=s.psi_steps,
+            lookahead=s.psi_lookahead,
+        )
 
     def ask(self, draw: NoisyDraw, teacher: PromptedTeacher) -> Guided:
         if self.settings.cfg_place == "none":  # one network evaluation per image instead of two

@@ -33,7 +33,7 @@ def fantasia3d(alpha_bar: Tensor) -> Tensor:
 @WEIGHTINGS.register("snr")
 @WEIGHTINGS.register("asd")
 def snr(alpha_bar: Tensor) -> Tensor:
-    """sqrt((1 - alpha_bar) / alpha_bar), turns an eps residual into an x_0 residual: LucidDreamer, ASD. Spans 0.04 to 14.6."""
+    """sqrt((1 - alpha_bar) / alpha_bar), makes an eps residual an x_0 residual: LucidDreamer, ASD. 0.04 to 14.6."""
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 

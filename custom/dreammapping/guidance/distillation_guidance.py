@@ -83,26 +83,39 @@ class DreamMappingGuidance(BaseModule):
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Evaluate the schedules. May be called several times per step."""
         settings = self.distiller.settings
-        settings.guidance_scale = self._scheduled(self.cfg.guidance_scale, epoch, global_step)
+        settings.guidance_scale = self._scheduled("guidance_scale", self.cfg.guidance_scale, epoch, global_step)
         if self.cfg.grad_clip is not None:
-            settings.grad_clip = self._scheduled(self.cfg.grad_clip, epoch, global_step)
+            settings.grad_clip = self._scheduled("grad_clip", self.cfg.grad_clip, epoch, global_step)
         for name in self._timesteps.scheduled:
             if name in self.cfg.timesteps:
-                setattr(self._timesteps, name, self._scheduled(self.cfg.timesteps[name], epoch, global_step))
+                value = self._scheduled(f"timesteps.{name}", self.cfg.timesteps[name], epoch, global_step)
+                setattr(self._timesteps, name, value)
         self._step = global_step
 
-    def forward(self, rgb: Tensor, prompt_utils: Any, elevation: Tensor, azimuth: Tensor, camera_distances: Tensor,
-                rgb_as_latents: bool = False, guidance_eval: bool = False, **kwargs: Any) -> dict[str, Any]:  # fmt: skip
-        """rgb [B,H,W,3] in [0,1] (or latents [B,H,W,C] with `rgb_as_latents`) -> `loss_distillation` with graph, and scalars.
+    def forward(
+        self,
+        rgb: Tensor,
+        prompt_utils: Any,
+        elevation: Tensor,
+        azimuth: Tensor,
+        camera_distances: Tensor,
+        rgb_as_latents: bool = False,
+        guidance_eval: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """rgb [B,H,W,3] in [0,1] (or latents [B,H,W,C] with `rgb_as_latents`) -> the loss and scalars.
 
-        `elevation`, `azimuth` in degrees, `camera_distances`, [B] each. Cameras in `kwargs` (c2w, mvp_mtx) reach the loss.
+        `loss_distillation` carries the graph. `elevation`, `azimuth` in degrees, `camera_distances`, [B] each. Cameras
+        in `kwargs` (c2w, mvp_mtx) reach the loss.
         """
         views = Views(elevation, azimuth, camera_distances)
         with torch.autocast(rgb.device.type, enabled=False):
             latents = self.latents(rgb.float(), rgb_as_latents)
             texts = self._embeddings(prompt_utils, views)
             context = {k: v for k, v in kwargs.items() if k in ("c2w", "mvp_mtx") and isinstance(v, Tensor)}
-            result = self.distiller(latents, texts.by_name, step=self._step, perp_neg_weights=texts.perp_neg_weights, context=context)
+            result = self.distiller(
+                latents, texts.by_name, step=self._step, perp_neg_weights=texts.perp_neg_weights, context=context
+            )
             low, high = self._timesteps.bounds(self._step, self.teacher.schedule.steps)
             output = {"loss_distillation": result.loss, **result.diagnostics, "min_step": low, "max_step": high}
             if guidance_eval:
@@ -111,7 +124,7 @@ class DreamMappingGuidance(BaseModule):
         return output
 
     def latents(self, rgb: Tensor, rgb_as_latents: bool = False) -> Tensor:
-        """[B,H,W,3] in [0,1] -> latents [B,C,h,w] through the encoder; with `rgb_as_latents` [B,H,W,C] is only resized."""
+        """[B,H,W,3] in [0,1] -> latents [B,C,h,w]; with `rgb_as_latents`, [B,H,W,C] is only resized."""
         channels, height, width = self.teacher.latent_shape
         expected = channels if rgb_as_latents else 3
         if rgb.ndim != 4 or rgb.shape[-1] != expected:
@@ -154,9 +167,11 @@ class DreamMappingGuidance(BaseModule):
     def _embeddings(self, prompt_utils: Any, views: Views) -> NamedEmbeddings:
         wanted = (self.cfg.anchor, *self.loss.embeddings)
         return named_embeddings(
-            prompt_utils, views, view_dependent=self.cfg.view_dependent_prompting,
+            prompt_utils,
+            views,
+            view_dependent=self.cfg.view_dependent_prompting,
             empty=self._empty_embedding if "empty" in wanted else None,
-        )  # fmt: skip
+        )
 
     def _empty_embedding(self) -> Tensor:
         """For prompt processors that know only the prompt and the negative prompt, like the original threestudio's."""
@@ -165,18 +180,24 @@ class DreamMappingGuidance(BaseModule):
                 self._empty = self.teacher.embed_empty_prompt()
             except TeacherError as problem:
                 raise ConfigError(
-                    "system.guidance.anchor is 'empty', but the prompt processor gives no embedding of the empty prompt and "
-                    f"the teacher cannot make one ({problem}); set system.guidance.anchor: negative"
+                    "system.guidance.anchor is 'empty', but the prompt processor gives no embedding of the empty "
+                    f"prompt and the teacher cannot make one ({problem}); set system.guidance.anchor: negative"
                 ) from problem
         return self._empty
 
     def _prompted(self, texts: NamedEmbeddings) -> PromptedTeacher:
         s = self.distiller.settings
-        return PromptedTeacher(self.teacher, texts.by_name, guidance_scale=s.guidance_scale, convention=s.cfg_convention,
-                               anchor=s.anchor, perp_neg_weights=texts.perp_neg_weights)  # fmt: skip
+        return PromptedTeacher(
+            self.teacher,
+            texts.by_name,
+            guidance_scale=s.guidance_scale,
+            convention=s.cfg_convention,
+            anchor=s.anchor,
+            perp_neg_weights=texts.perp_neg_weights,
+        )
 
     @staticmethod
-    def _scheduled(value: Any, epoch: int, step: int) -> float:
+    def _scheduled(key: str, value: Any, epoch: int, step: int) -> float:
         if isinstance(value, str):
-            raise ConfigError(f"system.guidance: {value!r} is neither a number nor a step schedule")
+            raise ConfigError(f"system.guidance.{key} is {value!r}; it must be a number or a step schedule")
         return C(OmegaConf.create(value) if isinstance(value, list) else value, epoch, step)

@@ -24,7 +24,8 @@ class Views:
 
 @dataclass(frozen=True)
 class NamedEmbeddings:
-    """`by_name` maps cond, negative, cond_no_view (and empty, perp_neg_0, perp_neg_1 where asked for) to [B or 1,L,E]."""
+    """`by_name` maps cond, negative, cond_no_view (and empty, perp_neg_0, perp_neg_1 where asked for) to
+    [B or 1,L,E]."""
 
     by_name: dict[str, Tensor]
     perp_neg_weights: Tensor | None
@@ -36,7 +37,9 @@ class NamedEmbeddings:
         return NamedEmbeddings({k: e[:n] for k, e in self.by_name.items()}, None if weights is None else weights[:n])
 
 
-def named_embeddings(prompt_utils: Any, views: Views, *, view_dependent: bool, empty: Callable[[], Tensor] | None) -> NamedEmbeddings:
+def named_embeddings(
+    prompt_utils: Any, views: Views, *, view_dependent: bool, empty: Callable[[], Tensor] | None
+) -> NamedEmbeddings:
     """Take apart what threestudio's prompt processor returns.
 
     Its plain layout is [B conditional; B negative] (the opposite of diffusers' order); its Perp-Neg layout is
@@ -49,7 +52,10 @@ def named_embeddings(prompt_utils: Any, views: Views, *, view_dependent: bool, e
     weights = None
     if prompt_utils.use_perp_neg:
         if not view_dependent:
-            raise ConfigError("Perp-Neg needs views: set system.guidance.view_dependent_prompting or drop prompt_processor.use_perp_neg")
+            raise ConfigError(
+                "Perp-Neg needs views: set system.guidance.view_dependent_prompting: true "
+                "or system.prompt_processor.use_perp_neg: false"
+            )
         stacked, weights = prompt_utils.get_text_embeddings_perp_neg(*where, view_dependent)
         for i in range(NEGATIVES_PER_IMAGE):
             by_name[f"perp_neg_{i}"] = stacked[2 * batch + i :: NEGATIVES_PER_IMAGE]

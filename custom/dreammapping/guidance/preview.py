@@ -1,4 +1,4 @@
-"""What the teacher sees and wants: pictures of a noised batch, of its one-step denoising and of sampling it to the end."""
+"""What the teacher sees and wants: a noised batch, its denoising in one step, and sampled to the end."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ SAMPLING_STEPS = 50
 def preview(teacher: Teacher, prompted: PromptedTeacher, draw: NoisyDraw, views: Views, count: int) -> dict[str, Any]:
     """threestudio's `guidance_eval` dictionary for the first `count` images.
 
-    bs, noise_levels, texts; imgs_noisy, imgs_1step (one DDIM step on), imgs_1orig (the clean image predicted at once) and
-    imgs_final (DDIM, eta 1, to the end), [count,H,W,3] in [0,1]. Uses its own random numbers: looking changes nothing.
+    bs, noise_levels, texts; imgs_noisy, imgs_1step (one DDIM step on), imgs_1orig (the clean image predicted at once)
+    and imgs_final (DDIM, eta 1, to the end), [count,H,W,3] in [0,1]. Uses its own random numbers: looking changes
+    nothing.
     """
     schedule = teacher.schedule
     generator = torch.Generator().manual_seed(0)

@@ -58,10 +58,10 @@ class GaussianMixture:
 
 
 class ClosedFormTeacher:
-    """One known distribution per embedding name, e.g. {"cond": ..., "empty": ...}; the embeddings themselves are ignored.
+    """One known distribution per embedding name, e.g. {"cond": ..., "empty": ...}; embeddings themselves are ignored.
 
-    Images are latents: `encode` and `decode` only map [0,1] to [-1,1] and back. Unlike a network it answers in the dtype of
-    its input, so that identities can be checked in float64.
+    Images are latents: `encode` and `decode` only map [0,1] to [-1,1] and back. Unlike a network it answers in the
+    dtype of its input, so that identities can be checked in float64.
     """
 
     name = "closed form"
@@ -74,12 +74,15 @@ class ClosedFormTeacher:
         self.latent_shape = tuple(next(iter(self.distributions.values())).means.shape[1:])
         self.image_size = self.latent_shape[1:]
 
-    def predict(self, noisy: Tensor, t: Tensor, embeddings: Mapping[str, Tensor], *,
-                differentiable: bool = False) -> dict[str, Tensor]:  # fmt: skip
+    def predict(
+        self, noisy: Tensor, t: Tensor, embeddings: Mapping[str, Tensor], *, differentiable: bool = False
+    ) -> dict[str, Tensor]:
         """See distillation.teacher.NoisePredictor."""
         for name in embeddings:
             if name not in self.distributions:
-                raise TeacherError(f"this teacher has no distribution called {name!r}; {suggest(name, self.distributions)}")
+                raise TeacherError(
+                    f"this teacher has no distribution called {name!r}; {suggest(name, self.distributions)}"
+                )
         a, sig = self.schedule.coefficients(t, noisy)
         self.calls.forwards += len(noisy) * len(embeddings)
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):

@@ -1,4 +1,4 @@
-"""A Stable Diffusion model in diffusers' folder layout as a teacher: any size of latents, epsilon, v or sample prediction.
+"""A Stable Diffusion model in diffusers' folder layout as a teacher: any size; epsilon, v or sample prediction.
 
 Loads vae, unet and scheduler only; the prompts come as embeddings. Works with diffusers 0.19 and current releases.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..distillation.draw import draw_noise
 from ..distillation.noise_schedule import NoiseSchedule
 from ..distillation.teacher import CallCount
 from ..errors import TeacherError
@@ -28,7 +29,7 @@ class TeacherOptions:
     half_precision: bool = True
     """float16 weights on CUDA; other devices use float32 (or bfloat16, below)."""
     bfloat16_on_cpu: bool = False
-    """bfloat16 weights on a CPU: about 1.6 times faster where the CPU has AVX512-BF16 or AMX, slower where it has not."""
+    """bfloat16 weights on a CPU: 1.6 times faster where it has AVX512-BF16 or AMX, slower where it has not."""
     channels_last: bool = True
     """Channels-last U-Net weights on CUDA. The VAE stays contiguous: its backward is slower in that layout."""
     attention_slicing: bool = False
@@ -42,10 +43,19 @@ class TeacherOptions:
 class DiffusersTeacher:
     """See protocol.Teacher. Frozen; moves to the device of what it is given."""
 
-    def __init__(self, vae: Any, unet: Any, schedule: NoiseSchedule, prediction_type: str, source: Source,
-                 options: TeacherOptions) -> None:  # fmt: skip
+    def __init__(
+        self,
+        vae: Any,
+        unet: Any,
+        schedule: NoiseSchedule,
+        prediction_type: str,
+        source: Source,
+        options: TeacherOptions,
+    ) -> None:
         if prediction_type not in PREDICTION_TYPES:
-            raise TeacherError(f"{source.name} predicts {prediction_type!r}; supported are {', '.join(PREDICTION_TYPES)}")
+            raise TeacherError(
+                f"{source.name} predicts {prediction_type!r}; supported are {', '.join(PREDICTION_TYPES)}"
+            )
         self.vae, self.unet = vae.eval().requires_grad_(False), unet.eval().requires_grad_(False)
         self.schedule, self.prediction_type, self.options = schedule, prediction_type, options
         self.name, self.location, self.fingerprint = source.name, source.location, source.fingerprint
@@ -58,7 +68,9 @@ class DiffusersTeacher:
         self._run_unet = unet
 
     @classmethod
-    def load(cls, name: str, options: TeacherOptions | None = None, device: torch.device | str = "cpu") -> DiffusersTeacher:
+    def load(
+        cls, name: str, options: TeacherOptions | None = None, device: torch.device | str = "cpu"
+    ) -> DiffusersTeacher:
         """From a folder or hub name. Raises TeacherError (or the framework's own) if a part is missing or damaged."""
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
@@ -69,7 +81,9 @@ class DiffusersTeacher:
         scheduler = load_part(DDIMScheduler, source, "scheduler")
         unet = load_part(UNet2DConditionModel, source, "unet", **weights)
         vae = load_part(AutoencoderKL, source, "vae", **weights)
-        teacher = cls(vae, unet, NoiseSchedule(scheduler.alphas_cumprod), scheduler.config.prediction_type, source, options)
+        teacher = cls(
+            vae, unet, NoiseSchedule(scheduler.alphas_cumprod), scheduler.config.prediction_type, source, options
+        )
         return teacher.to(device)
 
     def to(self, device: torch.device | str) -> DiffusersTeacher:
@@ -85,14 +99,16 @@ class DiffusersTeacher:
                 self.unet.to(memory_format=torch.channels_last)
         if self.options.attention_slicing:
             self.unet.set_attention_slice("auto")
-        _use_plain_vae_attention(self.vae)
+        if device.type == "cuda":
+            _use_plain_vae_attention(self.vae)
         if self.options.compile_unet:
             self._run_unet = torch.compile(self.unet)
         self.device = device
         return self
 
-    def predict(self, noisy: Tensor, t: Tensor, embeddings: Mapping[str, Tensor], *,
-                differentiable: bool = False) -> dict[str, Tensor]:  # fmt: skip
+    def predict(
+        self, noisy: Tensor, t: Tensor, embeddings: Mapping[str, Tensor], *, differentiable: bool = False
+    ) -> dict[str, Tensor]:
         """See distillation.teacher.NoisePredictor."""
         self._follow(noisy)
         batch, names = len(noisy), list(embeddings)
@@ -107,7 +123,7 @@ class DiffusersTeacher:
         return dict(zip(names, eps.chunk(len(names))))
 
     def encode(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
-        """See protocol.Teacher. Images of another size are resized bilinearly (without antialiasing, as threestudio does)."""
+        """See protocol.Teacher. Images of another size are resized bilinearly, not antialiased (like threestudio)."""
         self._follow(rgb)
         if rgb.shape[-2:] != self.image_size:
             rgb = F.interpolate(rgb, self.image_size, mode="bilinear", align_corners=False)
@@ -115,8 +131,7 @@ class DiffusersTeacher:
             # A permuted [B,H,W,3] image is channels-last in memory, which the encoder's backward is slow on.
             posterior = self.vae.encode((rgb * 2 - 1).to(self.dtype).contiguous()).latent_dist
             mean, std = posterior.mean.to(rgb.dtype), posterior.std.to(rgb.dtype)
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device, mean.dtype, non_blocking=True)
-        return (mean + std * noise - self.shift) * self.scaling_factor
+        return (mean + std * draw_noise(mean, generator) - self.shift) * self.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -179,7 +194,7 @@ def _sizes(vae: Any, unet: Any) -> tuple[tuple[int, int, int], tuple[int, int]]:
 
 
 def _use_plain_vae_attention(vae: Any) -> None:
-    """The VAE has one attention head as wide as 512 channels, for which plain products beat the fused kernels' backward (GPU)."""
+    """The VAE has one head as wide as 512 channels, for which plain products beat the fused kernels' backward."""
     from diffusers.models.attention_processor import AttnProcessor
 
     if hasattr(vae, "set_attn_processor"):

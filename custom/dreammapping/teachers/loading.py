@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +25,7 @@ class Source:
 
 
 def locate(name: str) -> Source:
-    """Find the files of `name` (folder or hub name): through the framework's resolver where there is one, else as it is."""
+    """The files of `name` (folder or hub name), through the framework's resolver where there is one."""
     if not name:
         raise TeacherError("system.guidance.pretrained_model_name_or_path is empty; give a folder or a hub name")
     try:
@@ -37,15 +36,18 @@ def locate(name: str) -> Source:
     return Source(name, str(found.path), found.fingerprint or "")
 
 
-def load_part(cls: type[P], source: Source, part: str, load: Callable[..., P] | None = None, **options: Any) -> P:
-    """`cls.from_pretrained(location, subfolder=part)`. Raises TeacherError naming the part if it is missing or damaged."""
+def load_part(cls: type[P], source: Source, part: str, **options: Any) -> P:
+    """`cls.from_pretrained(location, subfolder=part)`; TeacherError names a part that is missing or damaged."""
     folder = Path(source.location)
     if folder.is_dir() and not (folder / part).is_dir():
         raise TeacherError(
-            f"{source.name} ({folder}) has no {part}/ folder; a teacher is a Stable Diffusion folder with unet, vae and scheduler"
+            f"{source.name} ({folder}) has no {part}/ folder; "
+            "a teacher is a Stable Diffusion folder with unet, vae and scheduler"
         )
+    if (folder / part).is_dir() and "use_safetensors" in options:
+        options["variant"] = _variant(folder / part)
     try:
-        return (load or cls.from_pretrained)(source.location, subfolder=part, **options)
+        return cls.from_pretrained(source.location, subfolder=part, **options)
     except ImportError:
         raise
     except Exception as problem:  # each library version and file damage raises its own type
@@ -54,6 +56,12 @@ def load_part(cls: type[P], source: Source, part: str, load: Callable[..., P] | 
             "If the files are incomplete, delete that folder (or its cache entry) and fetch the model again; "
             "weights must be .safetensors"
         ) from problem
+
+
+def _variant(folder: Path) -> str | None:
+    """`fp16` if the folder holds only the half-precision copy of its weights."""
+    names = [file.name for file in folder.glob("*.safetensors")]
+    return "fp16" if names and all(".fp16." in name for name in names) else None
 
 
 def _first_line(problem: Exception) -> str:

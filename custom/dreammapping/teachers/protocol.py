@@ -11,7 +11,7 @@ from ..distillation.teacher import NoisePredictor
 
 
 class Teacher(NoisePredictor, Protocol):
-    """A frozen text-to-image model. Not a torch module, so that it is neither saved with a run nor trained by accident."""
+    """A frozen text-to-image model. Not a torch module: it is neither saved with a run nor trained by accident."""
 
     name: str
     """What the config asked for."""
@@ -23,7 +23,8 @@ class Teacher(NoisePredictor, Protocol):
     """(C, h, w) of their latents."""
 
     def encode(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
-        """rgb [B,3,H,W] in [0,1], any size, with graph -> scaled latents [B,C,h,w]; the posterior is sampled from `generator`."""
+        """rgb [B,3,H,W] in [0,1], any size, with graph -> scaled latents [B,C,h,w]; the posterior is sampled from
+        `generator`."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -8,8 +8,17 @@ import io
 import pytest
 import torch
 from dreammapping.distillation import (
-    CFGConvention, Distiller, DistillerSettings, LossContext, NoisyDraw, ScoreLoss, ScoreResult, build_loss, build_timesteps, inject,
-)  # fmt: skip
+    CFGConvention,
+    Distiller,
+    DistillerSettings,
+    LossContext,
+    NoisyDraw,
+    ScoreLoss,
+    ScoreResult,
+    build_loss,
+    build_timesteps,
+    inject,
+)
 from dreammapping.distillation.auxiliary import AuxiliaryOptimizer, AuxiliaryUpdate
 from dreammapping.errors import ConfigError
 
@@ -42,8 +51,10 @@ def test_both_ways_to_inject_a_gradient_agree(reduction):
 
     theta = torch.randn(*SHAPE, dtype=torch.float64, requires_grad=True)
     g = torch.randn(3, *SHAPE, dtype=torch.float64)
+
     def images():
         return torch.stack([theta, theta**2, theta.sin()])
+
     (expected,) = torch.autograd.grad(Injected.apply(images(), g), theta)
     loss = inject(images(), g, reduction)
     (got,) = torch.autograd.grad(loss, theta)
@@ -88,7 +99,10 @@ def test_gradients_are_cleaned_then_clipped():
 
 
 def test_calls_are_counted_per_image():
-    assert {k: make(k)(latents(), embeddings(3)).diagnostics["unet_forwards"].item() for k in ("sds", "vdm")} == {"sds": 2, "vdm": 2}
+    assert {k: make(k)(latents(), embeddings(3)).diagnostics["unet_forwards"].item() for k in ("sds", "vdm")} == {
+        "sds": 2,
+        "vdm": 2,
+    }
 
 
 def test_diagnostics_are_finite_scalars_without_graph():

@@ -9,7 +9,9 @@ from dreammapping.distillation import NoiseSchedule, draw_noise
 SD = NoiseSchedule.scaled_linear()
 
 
-@pytest.mark.parametrize(("t", "alpha_bar"), [(1, 0.99830), (20, 0.98131), (300, 0.59050), (500, 0.27633), (999, 0.00466)])
+@pytest.mark.parametrize(
+    ("t", "alpha_bar"), [(1, 0.99830), (20, 0.98131), (300, 0.59050), (500, 0.27633), (999, 0.00466)]
+)
 def test_published_values(t, alpha_bar):
     assert SD.alpha_bar[t].item() == pytest.approx(alpha_bar, abs=6e-6)
 
@@ -24,21 +26,27 @@ def test_equals_diffusers(start, end, steps):
     x, eps, t = torch.randn(3, 4, 5, 6), torch.randn(3, 4, 5, 6), torch.tensor([0, steps // 2, steps - 1])
     exact = NoiseSchedule(theirs.alphas_cumprod)
     torch.testing.assert_close(exact.add_noise(x, eps, t), theirs.add_noise(x, eps, t))
-    torch.testing.assert_close(exact.v_from_eps(exact.add_noise(x, eps, t), eps, t), theirs.get_velocity(x, eps, t), atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        exact.v_from_eps(exact.add_noise(x, eps, t), eps, t), theirs.get_velocity(x, eps, t), atol=2e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_a_ddim_step_equals_diffusers(eta):
     from diffusers import DDIMScheduler
 
-    theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True)
+    theirs = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True
+    )
     theirs.set_timesteps(50)
     x, eps, fresh = torch.randn(3, 2, 4, 5, 5).double().unbind(0)
     exact = NoiseSchedule(theirs.alphas_cumprod)
     for t in (500, 0):  # the second one steps to the clean image
         expected = theirs.step(eps, t, x, eta=eta, variance_noise=fresh).prev_sample
         at = torch.full((2,), t)
-        torch.testing.assert_close(exact.ddim_step(x, eps, at, at - 20, eta=eta, noise=fresh), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            exact.ddim_step(x, eps, at, at - 20, eta=eta, noise=fresh), expected, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_conversions_go_there_and_back():

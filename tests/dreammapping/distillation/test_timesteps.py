@@ -71,7 +71,9 @@ def test_mistakes(config, message):
         build_timesteps(config, "system.timesteps")
 
 
-@pytest.mark.parametrize("config", [{"min_step": 5, "max_step": 1000}, {"min_step": 5, "max_step": 4}, {"min_step": -1}])
+@pytest.mark.parametrize(
+    "config", [{"min_step": 5, "max_step": 1000}, {"min_step": 5, "max_step": 4}, {"min_step": -1}]
+)
 def test_bounds_outside_the_schedule_are_refused(config):
     with pytest.raises(ConfigError, match="must lie within"):
         build_timesteps(config).draw(1, 0, 1000, torch.Generator())

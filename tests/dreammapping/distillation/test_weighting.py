@@ -7,7 +7,14 @@ import torch
 from dreammapping.distillation import WEIGHTINGS, NoiseSchedule
 
 AB = 0.27633
-TABLE = {"sds": 1 - AB, "uniform": 1.0, "fantasia3d": AB**0.5 * (1 - AB), "snr": 1.618, "asd": 1.618, "sigma": (1 - AB) ** 0.5}
+TABLE = {
+    "sds": 1 - AB,
+    "uniform": 1.0,
+    "fantasia3d": AB**0.5 * (1 - AB),
+    "snr": 1.618,
+    "asd": 1.618,
+    "sigma": (1 - AB) ** 0.5,
+}
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS.names())

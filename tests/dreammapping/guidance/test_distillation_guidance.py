@@ -155,7 +155,12 @@ def test_schedules_follow_the_step(build):
         guidance_scale=[0, 100.0, 50.0, 100],
         grad_clip=[0, 2.0, 8.0, 100],
     )
-    for step, expected in ((0, (100.0, 2.0, 980)), (50, (75.0, 5.0, 740)), (100, (50.0, 8.0, 500)), (999, (50.0, 8.0, 500))):
+    for step, expected in (
+        (0, (100.0, 2.0, 980)),
+        (50, (75.0, 5.0, 740)),
+        (100, (50.0, 8.0, 500)),
+        (999, (50.0, 8.0, 500)),
+    ):
         for _ in range(2):  # threestudio calls the hook more than once per step
             guidance.update_step(0, step)
         s = guidance.distiller.settings
@@ -222,12 +227,18 @@ def test_seeds(build):
     ("config", "message"),
     [
         ({"loss": {"type": "vmd"}}, "unknown loss.type 'vmd'"),
-        ({"loss": {"type": "vdm", "dca_cutof": 3}}, "system.guidance.loss.dca_cutof is not a known key; did you mean 'dca_cutoff'"),
+        (
+            {"loss": {"type": "vdm", "dca_cutof": 3}},
+            "system.guidance.loss.dca_cutof is not a known key; did you mean 'dca_cutoff'",
+        ),
         ({"timesteps": {"type": "percent", "min": 3}}, "system.guidance.timesteps.min is not a known key"),
         ({"cfg_convention": "imagen"}, "system.guidance.cfg_convention is 'imagen'; it must be one of 'seed', 'usual'"),
         ({"anchor": "null"}, "system.guidance.anchor is 'null'"),
         ({"weighting_strategy": "sdss"}, "did you mean 'sds'"),
-        ({"guidance_scale": "high"}, "'high' is neither a number nor a step schedule"),
+        (
+            {"guidance_scale": "high"},
+            "system.guidance.guidance_scale is 'high'; it must be a number or a step schedule",
+        ),
         ({"pretrained_model_name_or_path": ""}, "pretrained_model_name_or_path is empty"),
     ],
 )
@@ -241,14 +252,21 @@ def test_wrong_images_and_perp_neg_without_views_are_told(build):
     guidance = build(view_dependent_prompting=False)
     with pytest.raises(ValueError, match=r"\[B,H,W,3\] images, got \[2, 8, 8, 4\]"):
         call(guidance, image=torch.rand(B, 8, 8, 4))
-    with pytest.raises(ValueError, match="Perp-Neg needs views"):
+    with pytest.raises(ValueError, match="Perp-Neg needs views: set system.guidance.view_dependent_prompting: true"):
         call(guidance, Prompts(perp_neg=True))
 
 
 def test_with_the_cores_own_prompt_processor(build, folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     processor = threestudio.find("stable-diffusion-prompt-processor")(
-        OmegaConf.create({"pretrained_model_name_or_path": str(folders["epsilon"]), "prompt": "a red mug", "negative_prompt": "ugly", "spawn": False})
+        OmegaConf.create(
+            {
+                "pretrained_model_name_or_path": str(folders["epsilon"]),
+                "prompt": "a red mug",
+                "negative_prompt": "ugly",
+                "spawn": False,
+            }
+        )
     )
     out = call(build(), processor())
     assert torch.isfinite(out["loss_distillation"])
@@ -258,7 +276,9 @@ def test_cameras_reach_the_loss(build, monkeypatch):
     guidance = build(loss={"type": "sds"})
     seen = SimpleNamespace()
     original = guidance.loss.ask
-    monkeypatch.setattr(guidance.loss, "ask", lambda draw, teacher: setattr(seen, "draw", draw) or original(draw, teacher))
+    monkeypatch.setattr(
+        guidance.loss, "ask", lambda draw, teacher: setattr(seen, "draw", draw) or original(draw, teacher)
+    )
     guidance.update_step(0, 17)
     call(guidance, c2w=torch.eye(4).expand(B, 4, 4), height=3)
     assert sorted(seen.draw.context) == ["c2w"] and seen.draw.step == 17

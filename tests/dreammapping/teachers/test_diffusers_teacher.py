@@ -18,7 +18,9 @@ T = torch.tensor([3, 640])
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("teachers")
-    return {kind: make_tiny_teacher(root / kind, prediction_type=kind) for kind in ("epsilon", "v_prediction", "sample")}
+    return {
+        kind: make_tiny_teacher(root / kind, prediction_type=kind) for kind in ("epsilon", "v_prediction", "sample")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,9 @@ def test_sizes_come_from_the_model(tmp_path, channels, image, down):
 
 
 def test_half_precision_stays_off_the_cpu(folders):
-    teacher = DiffusersTeacher.load(str(folders["epsilon"]), TeacherOptions(half_precision=True, attention_slicing=True))
+    teacher = DiffusersTeacher.load(
+        str(folders["epsilon"]), TeacherOptions(half_precision=True, attention_slicing=True)
+    )
     assert {p.dtype for part in (teacher.unet, teacher.vae) for p in part.parameters()} == {torch.float32}
     teacher = DiffusersTeacher.load(str(folders["epsilon"]), TeacherOptions(bfloat16_on_cpu=True))
     assert {p.dtype for p in teacher.unet.parameters()} == {torch.bfloat16}
@@ -119,6 +123,30 @@ def test_half_precision_stays_off_the_cpu(folders):
     exact = DiffusersTeacher.load(str(folders["epsilon"])).predict(noisy(), T, texts())["cond"]
     assert eps.dtype == torch.float32
     assert (eps - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_it_is_half_precision_and_close(folders):
+    exact = DiffusersTeacher.load(str(folders["v_prediction"]))
+    half = DiffusersTeacher.load(str(folders["v_prediction"]), device="cuda")
+    assert half.unet.dtype == half.vae.dtype == torch.float16
+    a, b = (t.predict(noisy().to(d), T, texts())["cond"].cpu() for t, d in ((exact, "cpu"), (half, "cuda")))
+    assert b.dtype == torch.float32 and (a - b).norm() < 0.02 * a.norm()
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    a, b = (t.encode(image.to(d), torch.Generator().manual_seed(0)).cpu() for t, d in ((exact, "cpu"), (half, "cuda")))
+    assert (a - b).norm() < 0.02 * a.norm()
+    # A teacher follows its input; back on the CPU it must not stay in half precision.
+    half.predict(noisy(), T, texts())
+    assert half.unet.dtype == torch.float32
+
+
+def test_weights_that_exist_only_in_half_precision_load(folders, tmp_path):
+    folder = shutil.copytree(folders["epsilon"], tmp_path / "half")
+    for part in ("unet", "vae"):
+        weights = folder / part / "diffusion_pytorch_model.safetensors"
+        weights.rename(weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    a, b = (DiffusersTeacher.load(str(f)).predict(noisy(), T, texts())["cond"] for f in (folder, folders["epsilon"]))
+    assert torch.equal(a, b)
 
 
 def test_autocast_outside_does_not_reach_the_teacher(teacher):
