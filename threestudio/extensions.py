@@ -106,8 +106,8 @@ def _import(name: str, entry: Path) -> ModuleType:
 
 def _cause(error: Exception, entry: Path) -> str:
     """The exception with the extension's own line nearest to it."""
-    text = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{text} ({error.filename}:{error.lineno})"
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    text = f"{type(error).__name__}: {error}"
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if str(entry) in frame.filename]
     return f"{text} ({own[-1].filename}:{own[-1].lineno})" if own else text
