@@ -8,7 +8,6 @@ import pytest
 import torch
 from dreammapping.gaussians import Densification, DensificationSettings, NoGaussiansLeft, optimizer_views
 from dreammapping.gaussians.mcmc import _draw, add_position_noise, relocate_and_add, relocated_values
-from dreammapping.gaussians.rotation import rotate
 
 
 def plain_relocation(opacity: float, n: int) -> tuple[float, float]:
@@ -119,23 +118,28 @@ def test_draws_follow_the_weights():
     assert float(chi_square) < 13.8  # 2 degrees of freedom, p = 0.001
 
 
-def test_noise_has_the_papers_covariance(scene):
+def test_noise_is_the_papers_formula_draw_by_draw(scene):
     make_model, _, _ = scene
-    count, strength = 60_000, 3.0
-    model = make_model(1, sh_degree=0)
-    quat, scale = torch.tensor([0.7, 0.1, -0.5, 0.3]), torch.tensor([0.9, 0.4, 0.2])
-    model.resize(count)
+    count, strength = 30, 3.0
+    model = make_model(count, sh_degree=0)
     with torch.no_grad():
-        model.params["quats"][:] = quat
-        model.params["scales"][:] = scale.log()
-        model.params["opacities"][:] = math.log(0.01 / 0.99)
+        model.params["scales"].add_(3.5)
+        model.params["opacities"].copy_(torch.linspace(-8, -2, count))
+    before = model.params["means"].detach().clone()
     add_position_noise(model, strength, torch.Generator().manual_seed(0))
-    columns = rotate(quat.expand(3, 4), torch.eye(3)).T  # the rotation matrix
-    sigma = columns @ torch.diag(scale**2) @ columns.T
-    gate = strength / (1 + math.exp(-100 * (0.005 - 0.01)))
-    moved = model.params["means"].detach().double()
-    covariance = moved.T @ moved / count
-    torch.testing.assert_close(covariance.float(), gate**2 * sigma @ sigma.T, rtol=0.05, atol=0.01)
+
+    normal = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
+    for i in range(count):
+        w, x, y, z = model.get_quats[i].detach().double().tolist()
+        rotation = torch.tensor([
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ], dtype=torch.float64)  # fmt: skip
+        sigma = rotation @ torch.diag(model.get_scales[i].detach().double() ** 2) @ rotation.T
+        gate = strength / (1 + math.exp(-100 * (1 - model.get_opacities[i].item() - 0.995)))
+        expected = before[i].double() + gate * sigma @ normal[i].double()
+        torch.testing.assert_close(model.params["means"][i].double(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_opaque_gaussians_hardly_move(scene):
