@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train, validate, test or export. Further arguments are overrides of the config: key.subkey=value."
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="the YAML file of the run")
-    parser.add_argument("--gpu", metavar="LIST", help="GPUs by number, such as 0 or 0,1; default: the first, else the CPU")
+    parser.add_argument("--gpu", metavar="LIST", help="GPUs by number, such as 0 or 0,1; default: the first or the CPU")
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--train", action="store_true", help="train, then test")
     mode.add_argument("--validate", action="store_true", help="render the validation views of resume=CHECKPOINT")

@@ -1,4 +1,4 @@
-"""A lean, independent implementation of the extension API of threestudio 0.2.3: same names, current libraries, any device."""
+"""An independent implementation of the extension API of threestudio 0.2.3: same names, current libraries, any device."""
 
 from __future__ import annotations
 

@@ -91,7 +91,8 @@ def _import(name: str, entry: Path) -> ModuleType:
     if present is not None:
         if Path(getattr(present, "__file__", None) or "").resolve() == source.resolve():
             return present
-        raise ImportError(f"a module named '{name}' is loaded already, from {getattr(present, '__file__', 'elsewhere')}")
+        origin = getattr(present, "__file__", "elsewhere")
+        raise ImportError(f"a module named '{name}' is loaded already, from {origin}")
     if not source.is_file():
         raise ImportError(f"{source} does not exist")
     search = [str(entry)] if entry.is_dir() else None

@@ -171,7 +171,7 @@ def trainer_settings(config: DictConfig, use_cuda: bool) -> dict[str, Any]:
     given = config_to_primitive(config.trainer)
     accelerator = given.pop("accelerator", "auto")
     if accelerator in ("gpu", "cuda") and not use_cuda:
-        raise ConfigError(f"trainer.accelerator is {accelerator}, but torch finds no CUDA GPU. Remove it or set it to cpu.")
+        raise ConfigError(f"trainer.accelerator is {accelerator}, but torch finds no CUDA GPU. Remove it or make it cpu.")
     if accelerator == "auto":
         accelerator = "gpu" if use_cuda else "cpu"
     settings = {"accelerator": accelerator, "devices": -1 if accelerator in ("gpu", "cuda") else 1, **given}
@@ -235,7 +235,7 @@ def run(
 
     if arguments.train:
         if status is not None and status[1] >= trainer.max_steps > 0:
-            threestudio.info(f"{config.resume} has all {status[1]} steps already; set a larger trainer.max_steps to go on.")
+            threestudio.info(f"{config.resume} has all {status[1]} steps; set a larger trainer.max_steps to go on.")
         trainer.fit(system, datamodule=data, ckpt_path=config.resume)
         trainer.test(system, datamodule=data)
         return

@@ -46,7 +46,9 @@ def test_a_composite_is_the_same_class_each_time():
     assert isinstance(find(name)(), find(name))
 
 
-@pytest.mark.parametrize("name", ["registry-test-main:a:b", "registry-test-main:", ":registry-test-loud", "registry-test-main:,"])
+@pytest.mark.parametrize(
+    "name", ["registry-test-main:a:b", "registry-test-main:", ":registry-test-loud", "registry-test-main:,"]
+)
 def test_malformed_composites_are_refused(name):
     with pytest.raises(RegistryError, match="main:sub"):
         find(name)

@@ -80,7 +80,8 @@ class BaseLift3DSystem(BaseSystem):
         try:
             previous.load_state_dict(state, strict=False)
         except RuntimeError as error:
-            raise CheckpointError(f"The geometry in {path} does not fit its own config {config_path}: {error}") from error
+            message = f"The geometry in {path} does not fit its own config {config_path}: {error}"
+            raise CheckpointError(message) from error
         previous.do_update_step(epoch, step, on_load_weights=True)
         previous = previous.to(get_device())
         geometry = threestudio.find(self.cfg.geometry_type).create_from(

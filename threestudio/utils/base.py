@@ -146,7 +146,7 @@ class BaseModule(nn.Module, Updateable):
             self.load_state_dict(state)
         except RuntimeError as error:
             raise CheckpointError(
-                f"'{module_name}' in {path} does not fit {type(self).__name__}; both must be built from the same config. "
-                f"{error}"
+                f"'{module_name}' in {path} does not fit {type(self).__name__}; "
+                f"both must be built from the same config. {error}"
             ) from error
         self.do_update_step(epoch, step, on_load_weights=True)

@@ -37,8 +37,8 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu", *, 
         if not zipfile.is_zipfile(file):
             raise _unreadable(file, error) from error
         raise CheckpointError(
-            f"{file} holds Python objects besides tensors and plain values, and loading those could execute code, so it "
-            f"is refused. Checkpoints written by older programs may be like that. {_first_line(error)}"
+            f"{file} holds Python objects besides tensors and plain values, and loading those could execute code, "
+            f"so it is refused. Checkpoints written by older programs may be like that. {_first_line(error)}"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise _unreadable(file, error) from error
@@ -85,8 +85,8 @@ class AtomicCheckpointIO(CheckpointIO):
         names = inspect(file) if inspect else []
         if names:
             threestudio.warn(
-                f"The checkpoint holds objects of {', '.join(sorted(names))}; it cannot be resumed from, as loading them "
-                "could execute code. A state_dict may hold tensors, numbers, strings and containers of them."
+                f"The checkpoint holds objects of {', '.join(sorted(names))}; it cannot be resumed from, "
+                "as loading them could execute code. A state_dict may hold tensors, numbers, strings and containers of them."
             )
 
 

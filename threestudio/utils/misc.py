@@ -96,8 +96,8 @@ def load_module_weights(
         prefix = f"{module_name}."
         selected = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
         if not selected:
-            modules = sorted({key.split(".", 1)[0] for key in state})
-            raise CheckpointError(f"{file} holds nothing for '{module_name}'; it has {', '.join(modules) or 'no weights'}.")
+            present = ", ".join(sorted({key.split(".", 1)[0] for key in state})) or "no weights"
+            raise CheckpointError(f"{file} holds nothing for '{module_name}'; it has {present}.")
         state = selected
     elif ignore_modules:
         prefixes = tuple(f"{name}." for name in ignore_modules)

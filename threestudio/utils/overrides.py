@@ -35,7 +35,7 @@ def split_override(text: str) -> tuple[str, Any]:
     key = key.strip()
     if not equals or not key or any(not part for part in key.split(".")):
         raise ConfigError(
-            f"'{text}' is no override. Write key.subkey=value without spaces around '='; quote values that contain spaces."
+            f"'{text}' is no override. Write key.subkey=value without spaces around '=', and quote values with spaces."
         )
     return key, _parse_value(raw)
 

@@ -1,7 +1,7 @@
 """Presets: small files beside a config that adapt it to the machine and the weights at hand.
 
-`<config folder>/presets/<preset>.yaml` and then `<config folder>/presets/<preset>/<config name>.yaml` are merged over the
-config and under the command line; each may be absent.
+`<config folder>/presets/<preset>.yaml` and then `<config folder>/presets/<preset>/<config name>.yaml` are merged over
+the config and under the command line; each may be absent.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class PresetChoice:
         write_atomic(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def choose_preset(requested: str, config_path: str | os.PathLike[str], merged: DictConfig, *, cuda: bool) -> PresetChoice:
+def choose_preset(
+    requested: str, config_path: str | os.PathLike[str], merged: DictConfig, *, cuda: bool
+) -> PresetChoice:
     """Decide on a preset for a config.
 
     `auto` takes `paper` where CUDA is used and the weights the config names are on this machine, else `embedded`.
@@ -99,8 +101,8 @@ def _candidates(path: Path, preset: str) -> Sequence[Path]:
 def _of_resolved(requested: str, recorded: str, path: Path) -> PresetChoice:
     if requested not in ("auto", recorded):
         raise ConfigError(
-            f"--preset {requested}: {path} is the resolved config of a run with the preset '{recorded}', which cannot be "
-            "exchanged. Start from the original config instead."
+            f"--preset {requested}: {path} is the resolved config of a run with the preset '{recorded}', "
+            "which cannot be exchanged. Start from the original config instead."
         )
     taken = None if recorded == "none" else recorded
     return PresetChoice(requested, taken, "as recorded when the run began")

@@ -1,4 +1,4 @@
-"""A tiny system and data module whose training draws from every global generator."""
+"""A tiny system and data module whose training draws from every global generator; loaded as an extension by tests."""
 from __future__ import annotations
 
 import random
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from threestudio import register
+from threestudio import find, register
 from threestudio.systems.base import BaseSystem
 from threestudio.utils.base import BaseModule, Updateable
 from threestudio.utils.config import parse_structured
@@ -69,7 +69,6 @@ class ToySystem(BaseSystem):
         manual: bool = False
 
     def configure(self):
-        from threestudio import find
         self.geometry = find(self.cfg.geometry_type)(self.cfg.geometry)
         self.automatic_optimization = not self.cfg.manual
 
@@ -85,7 +84,8 @@ class ToySystem(BaseSystem):
         return {"loss": loss}
 
     def validation_step(self, batch, batch_idx):
-        torch.rand(7); random.random()
+        torch.rand(7)
+        random.random()
 
     def test_step(self, batch, batch_idx):
         self.save_json(f"it{self.true_global_step}-test.json", {"weight": self.geometry.weight.tolist()})

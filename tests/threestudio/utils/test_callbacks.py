@@ -54,7 +54,8 @@ def test_config_snapshots_keep_the_first_raw_file(tmp_path):
     (tmp_path / "a.yaml").write_text("# comment\nseed: 1\n")
     for seed in (1, 2):
         config = OmegaConf.create({"seed": seed})
-        ConfigSnapshotCallback(tmp_path / "a.yaml", config, tmp_path / "configs", use_version=False).on_fit_start(None, None)
+        callback = ConfigSnapshotCallback(tmp_path / "a.yaml", config, tmp_path / "configs", use_version=False)
+        callback.on_fit_start(None, None)
         (tmp_path / "a.yaml").write_text("changed: true\n")
     assert (tmp_path / "configs/raw.yaml").read_text() == "# comment\nseed: 1\n"
     assert OmegaConf.load(tmp_path / "configs/parsed.yaml").seed == 2

@@ -51,7 +51,8 @@ def test_foreign_files_are_refused(tmp_path, value, message):
 
 def test_text_folders_and_missing_files_are_refused(tmp_path):
     (tmp_path / "text.ckpt").write_text("hello there")
-    for name, message in (("text.ckpt", "no checkpoint"), ("none.ckpt", "no such file.*text.ckpt"), ("", "is a folder")):
+    cases = [("text.ckpt", "no checkpoint"), ("none.ckpt", "no such file.*text.ckpt"), ("", "is a folder")]
+    for name, message in cases:
         with pytest.raises(CheckpointError, match=message):
             read_checkpoint(tmp_path / name)
 

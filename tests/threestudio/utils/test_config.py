@@ -91,7 +91,9 @@ def test_mistakes_are_user_errors(overrides, message):
         load(*given)
 
 
-@pytest.mark.parametrize("text, message", [("a: [", "not valid YAML"), ("- a", "mapping"), (None, "no config file.*other.yaml")])
+@pytest.mark.parametrize(
+    "text, message", [("a: [", "not valid YAML"), ("- a", "mapping"), (None, "no config file.*other.yaml")]
+)
 def test_unreadable_files(tmp_path, text, message):
     (tmp_path / "other.yaml").write_text("")
     path = tmp_path / "given.yaml"

@@ -54,7 +54,9 @@ def test_the_maximum_is_over_values_not_steps():
     assert C_max([0, 1.0, 2.0, 100, 9.0, 200, 3.0, 300]) == 9.0
 
 
-@pytest.mark.parametrize("value", [[1], [1, 2], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7], [0, "a", 1, 10], [0, True, 1, 10]])
+@pytest.mark.parametrize(
+    "value", [[1], [1, 2], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 7], [0, "a", 1, 10], [0, True, 1, 10]]
+)
 def test_other_lists_are_refused(value):
     with pytest.raises(ConfigError, match="no schedule"):
         C(value, 0, 0)

@@ -108,7 +108,8 @@ def test_the_result_refuses_unknown_attributes():
 def test_nothing_and_config_objects_are_accepted():
     assert from_dict(None).steps == 10
     assert from_dict(Guide.Config(steps=3)).steps == 3
-    assert from_dict(from_dict({"scale": [0, 1.0, 2.0, 10]})).scale == [0, 1.0, 2.0, 10]  # parsing twice changes nothing
+    twice = from_dict(from_dict({"scale": [0, 1.0, 2.0, 10]}))
+    assert twice.scale == [0, 1.0, 2.0, 10]  # parsing again changes nothing
     with pytest.raises(ConfigError, match="mapping"):
         from_dict(3)
 
