@@ -1,4 +1,4 @@
-"""An independent implementation of the extension API of threestudio 0.2.3: same names, current libraries, any device."""
+"""Our implementation of the extension API of threestudio 0.2.3: same names, current libraries, any device."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def trainer_settings(config: DictConfig, use_cuda: bool) -> dict[str, Any]:
     given = config_to_primitive(config.trainer)
     accelerator = given.pop("accelerator", "auto")
     if accelerator in ("gpu", "cuda") and not use_cuda:
-        raise ConfigError(f"trainer.accelerator is {accelerator}, but torch finds no CUDA GPU. Remove it or make it cpu.")
+        raise ConfigError(f"trainer.accelerator is {accelerator}, but torch finds no CUDA GPU. Remove it or use cpu.")
     if accelerator == "auto":
         accelerator = "gpu" if use_cuda else "cpu"
     settings = {"accelerator": accelerator, "devices": -1 if accelerator in ("gpu", "cuda") else 1, **given}

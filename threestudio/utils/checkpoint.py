@@ -86,7 +86,7 @@ class AtomicCheckpointIO(CheckpointIO):
         if names:
             threestudio.warn(
                 f"The checkpoint holds objects of {', '.join(sorted(names))}; it cannot be resumed from, "
-                "as loading them could execute code. A state_dict may hold tensors, numbers, strings and containers of them."
+                "as loading them could execute code. A state_dict may hold tensors and plain values only."
             )
 
 
