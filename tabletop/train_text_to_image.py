@@ -9,10 +9,9 @@ import random
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from .captions import captions, vocabulary
 from .make_data import Pictures, load_pictures
@@ -48,22 +47,44 @@ def encode_latents(vae: AutoencoderKL, images: Tensor, batch: int = 500) -> tupl
     return torch.cat(means), torch.cat(stds)
 
 
+SNR_CAP = 5.0
+
+
+def noise_weights(alpha_bar: Tensor) -> Tensor:
+    """Weight of each timestep's squared error, min(SNR, 5) / SNR (Hang et al. 2023): less for the nearly clean ones, whose error is large
+    and says little, so that shapes, which are decided at high noise, are learnt sooner."""
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr.clamp(max=SNR_CAP) / snr
+
+
 class Denoising(nn.Module):
-    """Mean squared error of the predicted noise."""
+    """Weighted mean squared error of the predicted noise."""
 
     def __init__(self, network, text):
         super().__init__()
         self.network, self.text = network, text
 
-    def forward(self, noisy: Tensor, t: Tensor, tokens: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, t: Tensor, tokens: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
         embeddings = self.text(tokens).last_hidden_state
-        return F.mse_loss(self.network(noisy, t, embeddings).sample.float(), noise)
+        error = (self.network(noisy, t, embeddings).sample.float() - noise).square().mean(dim=(1, 2, 3))
+        return (weight * error).mean()
+
+
+def initial_networks(folder: Path | None, tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """New networks, or those of a teacher that was exported before (its tokenizer must be the same)."""
+    if folder is None:
+        return unet(), text_encoder(tokenizer)
+    if CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab() != tokenizer.get_vocab():
+        raise SystemExit(f"the words of {folder} are not today's; leave out --start-from")
+    network = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    return network.train(), CLIPTextModel.from_pretrained(folder / "text_encoder").float().train()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_loop_arguments(parser, steps=14_000, learning_rate=1e-3, batch=512)
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained autoencoder")
+    parser.add_argument("--start-from", type=Path, help="a teacher folder whose U-Net and text encoder a new stage starts from")
     args = parser.parse_args()
     device = default_device()
     torch.manual_seed(args.seed)
@@ -75,8 +96,10 @@ def main() -> None:
     pictures.images = pictures.images[:0]
     tokens = caption_tokens(tokenizer, pictures, args.seed).to(device)
     empty = tokenize(tokenizer, [""]).to(device)
-    network, text = unet().to(device, memory_format=torch.channels_last), text_encoder(tokenizer).to(device)
+    network, text = initial_networks(args.start_from, tokenizer)
+    network, text = network.to(device, memory_format=torch.channels_last), text.to(device)
     alpha_bar = noise_scheduler().alphas_cumprod.to(device)
+    weights = noise_weights(alpha_bar)
     stage = Stage({"unet": network, "text": text}, settings_from(args, ema_decay=0.9995), args.output)
     objective = Denoising(network, text)
     if not args.no_compile:
@@ -93,7 +116,7 @@ def main() -> None:
         keep = alpha_bar[t].view(-1, 1, 1, 1)
         noisy = (keep.sqrt() * clean + (1 - keep).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
-            return objective(noisy, t, words, noise)
+            return objective(noisy, t, words, noise, weights[t])
 
     stage.run(loss_of)
     stage.use_average()

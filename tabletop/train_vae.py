@@ -17,6 +17,8 @@ from .models import autoencoder
 from .training import Stage, add_loop_arguments, default_device, settings_from
 
 KL_WEIGHT = 1e-6
+CROP = 64
+"""Side of the training crops. The network is convolutional, so crops teach it the same with four times the steps a second."""
 
 
 def to_signed(images: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ def set_latent_scale(vae, images: Tensor) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_loop_arguments(parser, steps=10_000, learning_rate=1e-3, batch=128)
+    add_loop_arguments(parser, steps=20_000, learning_rate=1.5e-3, batch=192)
     parser.add_argument("--heldout", type=Path, help="pictures to measure the PSNR on")
     args = parser.parse_args()
     device = default_device()
@@ -80,8 +82,9 @@ def main() -> None:
 
     def loss_of(step: int) -> Tensor:
         index = torch.randint(len(pictures), (args.batch,), device=device)
-        batch = to_signed(pictures[index]).contiguous(memory_format=torch.channels_last)
-        size = vae.config.sample_size // 4
+        y, x = torch.randint(pictures.shape[-1] - CROP + 1, (2,)).tolist()
+        batch = to_signed(pictures[index, :, y : y + CROP, x : x + CROP]).contiguous(memory_format=torch.channels_last)
+        size = CROP // 4
         noise = torch.randn(args.batch, vae.config.latent_channels, size, size, device=device)
         with torch.autocast(device.type, torch.bfloat16):
             return objective(batch, noise)

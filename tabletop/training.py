@@ -31,8 +31,8 @@ class LoopSettings:
     """Steps of linear warm-up; afterwards a cosine to zero at `steps`."""
     ema_decay: float = 0.999
     """Decay of the moving average of the weights, which is what gets exported."""
-    by_time: bool = False
-    """Let the learning rate follow the clock instead of the step count: the stage is complete after `minutes`, whatever the speed."""
+    total_minutes: float | None = None
+    """Length of the stage by the clock, over all runs; replaces `steps` when given, so that the schedule fits any speed."""
     report_every: int = 200
     save_every: int = 2000
 
@@ -43,7 +43,7 @@ def add_loop_arguments(parser: argparse.ArgumentParser, *, steps: int, learning_
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint; an existing one is continued")
     parser.add_argument("--steps", type=int, default=steps, help="steps of the whole stage")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop this run after so many minutes; run again to go on")
-    parser.add_argument("--by-time", action="store_true", help="finish the whole stage in --minutes instead of after --steps")
+    parser.add_argument("--total-minutes", type=float, help="length of the stage by the clock, over all runs, instead of --steps")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--learning-rate", type=float, default=learning_rate)
     parser.add_argument("--seed", type=int, default=0)
@@ -56,7 +56,7 @@ def default_device() -> torch.device:
 
 def settings_from(args: argparse.Namespace, **changes: float) -> LoopSettings:
     """The settings that the common command-line options describe."""
-    return LoopSettings(args.steps, args.minutes, args.learning_rate, by_time=args.by_time, **changes)
+    return LoopSettings(args.steps, args.minutes, args.learning_rate, total_minutes=args.total_minutes, **changes)
 
 
 def cosine_with_warmup(step: int, progress: float, warmup: int) -> float:
@@ -90,14 +90,15 @@ class Stage:
         fused = parameters[0].is_cuda
         self.optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=fused)
         self.average = MovingAverage(parameters, settings.ema_decay)
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
         self._load()
 
     def _load(self) -> None:
         state = self.folder / "state.json"
         if not state.exists():
             return
-        self.step = json.loads(state.read_text())["step"]
+        progress = json.loads(state.read_text())
+        self.step, self.seconds = progress["step"], progress["seconds"]
         weights = load_file(self.folder / "weights.safetensors")
         moments_file = self.folder / "moments.safetensors"
         moments = load_file(moments_file) if moments_file.exists() else {}
@@ -127,7 +128,7 @@ class Stage:
             save_file(tensors, self.folder / f"{file}.part")
             os.replace(self.folder / f"{file}.part", self.folder / f"{file}.safetensors")
         part = self.folder / "state.part"
-        part.write_text(json.dumps({"step": self.step, "steps": self.settings.steps}))
+        part.write_text(json.dumps({"step": self.step, "seconds": self.seconds}))
         os.replace(part, self.folder / "state.json")
 
     def use_average(self) -> None:
@@ -137,10 +138,11 @@ class Stage:
 
     def run(self, loss_of: Callable[[int], Tensor], *, clip: float = 1.0) -> bool:
         """Train until the stage is complete (True) or this run's minutes are over (False)."""
-        started, reported = time.monotonic(), (time.monotonic(), self.step)
+        started = last = time.monotonic()
+        reported = (started, self.step)
         parameters = list(self.named.values())
         running = None
-        while (progress := self._progress(started)) < 1.0:
+        while (progress := self._progress()) < 1.0:
             rate = self.settings.learning_rate * cosine_with_warmup(self.step, progress, self.settings.warmup)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
@@ -152,18 +154,21 @@ class Stage:
             self.average.update(self.step)
             running = loss.detach() if running is None else running.lerp(loss.detach(), 0.02)
             self.step += 1
+            now = time.monotonic()
+            self.seconds, last = self.seconds + now - last, now
             if self.step % self.settings.report_every == 0:
                 reported = self._report(running, reported)
-                if not self.settings.by_time and time.monotonic() - started > 60 * self.settings.minutes:
+                if now - started > 60 * self.settings.minutes:
                     break
             if self.step % self.settings.save_every == 0:
                 self.save()
         self.save()
-        return self._progress(started) >= 1.0
+        return self._progress() >= 1.0
 
-    def _progress(self, started: float) -> float:
-        if self.settings.by_time:
-            return (time.monotonic() - started) / (60 * self.settings.minutes)
+    def _progress(self) -> float:
+        """Part of the stage that is done, 0 to 1."""
+        if self.settings.total_minutes is not None:
+            return self.seconds / (60 * self.settings.total_minutes)
         return self.step / self.settings.steps
 
     def _report(self, running: Tensor, reported: tuple[float, int]) -> tuple[float, int]:
@@ -171,6 +176,5 @@ class Stage:
         if not math.isfinite(value):
             raise RuntimeError(f"the loss is {value} at step {self.step}; lower --learning-rate and continue from {self.folder}")
         speed = (self.step - reported[1]) / (now - reported[0])
-        total = "by time" if self.settings.by_time else f"of {self.settings.steps}"
-        print(f"step {self.step} {total}  loss {value:.5f}  {speed:.1f} steps/s", flush=True)
+        print(f"step {self.step} ({self._progress():.0%})  loss {value:.5f}  {speed:.1f} steps/s", flush=True)
         return now, self.step
