@@ -179,7 +179,7 @@ class _Composite(torch.autograd.Function):
             processed, grain=_TILE_GRAIN,
         )  # fmt: skip
         ctx.save_for_backward(means2d, conics, opacities, colors, depths, rgb, alpha, depth)
-        ctx.rows, ctx.processed, ctx.radii = rows, processed, radii
+        ctx.rows, ctx.processed = rows, processed
         ctx.set_materialize_grads(False)
         return rgb, alpha, depth
 
@@ -194,7 +194,7 @@ class _Composite(torch.autograd.Function):
         gradients = np.empty((len(rows.gaussian), tiles.GRADIENTS), np.float32)
         parallel_for(
             tiles.tile_gradients, len(ctx.processed), rows.tile_start, ctx.processed, rows.gaussian, rows.row,
-            *_arrays(means2d, conics, opacities, colors, depths, ctx.radii, rgb, alpha.squeeze(-1), depth.squeeze(-1)),
+            *_arrays(means2d, conics, opacities, colors, depths, rgb, alpha.squeeze(-1), depth.squeeze(-1)),
             _given(v_rgb, *image, 3), _given(v_alpha, *image, 1).reshape(image),
             _given(v_depth, *image, 1).reshape(image), gradients, grain=_TILE_GRAIN,
         )  # fmt: skip

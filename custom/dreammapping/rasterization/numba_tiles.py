@@ -5,9 +5,9 @@ order. Nothing is added by two threads, so results do not depend on their number
 
 The inner loops run over the 64 pixels of a tile without branches, which lets the compiler use vector instructions. A
 finished pixel is one with transmittance zero. The per-pixel state lives in one flat array at constant offsets: with
-separate arrays the compiler would have to prove that they do not overlap. Trip counts are constant; what the Gaussian
-does not reach is skipped a row (forward) or half a tile (backward) at a time, through a view that starts there: an index
-computed from two variables would not be recognised as contiguous.
+separate arrays the compiler would have to prove that they do not overlap. Trip counts are constant; the forward pass skips
+pixel rows that the Gaussian does not reach through a view that starts there: an index computed from two variables would
+not be recognised as contiguous.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from . import types
 from .numba_runtime import TILE, kernel
 
 PIXELS = TILE * TILE
-_HALF_ROWS = TILE // 2
-_HALF_PIXELS = PIXELS // 2
 GRADIENTS = 12
 """Numbers kept per row: mean x y, conic xx xy yy, opacity, red, green, blue, depth; two for alignment."""
 
@@ -162,7 +160,7 @@ def _load_gradients(state, c, tx, ty, rgb, alpha, depth, v_rgb, v_alpha, v_depth
 
 @kernel
 def tile_gradients(
-    start, stop, tile_start, processed, gaussian, row, means2d, conics, opacities, colors, depths, radii,
+    start, stop, tile_start, processed, gaussian, row, means2d, conics, opacities, colors, depths,
     rgb, alpha_out, depth_out, v_rgb, v_alpha, v_depth, gradients,
 ):  # fmt: skip
     """Gradients of each row of tiles start..stop, into gradients [rows, GRADIENTS].
@@ -187,43 +185,40 @@ def tile_gradients(
             red, green, blue = colors[c, n, 0], colors[c, n, 1], colors[c, n, 2]
             s0, sx, sy, sxx, sxy, syy = _F0, _F0, _F0, _F0, _F0, _F0
             g_red, g_green, g_blue, g_depth = _F0, _F0, _F0, _F0
-            first, last = _pixel_rows(my, np.float32(radii[c, n, 1]), ty)
-            # By halves, not by pixel rows: the sums over the vector lanes at the end of the loop cost as much as a row.
-            for half in range(first // _HALF_ROWS, -(-last // _HALF_ROWS)):
-                part = state[_HALF_PIXELS * half :]
-                for p in range(_HALF_PIXELS):
-                    dx, dy = mx - part[_X + p], my - part[_Y + p]
-                    sigma = ha * dx * dx + hc * dy * dy + b * dx * dy
-                    raw = opacity * _exp_negative(sigma)
-                    alpha = min(raw, _ALPHA_MAX)
-                    alpha = alpha if (sigma >= _F0) & (alpha >= _THRESHOLD) else _F0
-                    before = part[_T + p]
-                    remaining = _F1 - alpha
-                    after = before * remaining
-                    going = after > _STOP
-                    weight = alpha * before if going else _F0
-                    part[_T + p] = after if going else _F0
-                    g_red += weight * part[_RED + p]
-                    g_green += weight * part[_GREEN + p]
-                    g_blue += weight * part[_BLUE + p]
-                    g_depth += weight * part[_DEPTH + p]
-                    q = (
-                        red * part[_RED + p]
-                        + green * part[_GREEN + p]
-                        + blue * part[_BLUE + p]
-                        + depth * part[_DEPTH + p]
-                        + part[_ALPHA + p]
-                    )
-                    behind = part[_REST + p] - weight * q
-                    part[_REST + p] = behind
-                    v_sigma = alpha * (behind / remaining - before * q)
-                    v_sigma = v_sigma if going & (raw <= _ALPHA_MAX) else _F0
-                    s0 += v_sigma
-                    sx += v_sigma * dx
-                    sy += v_sigma * dy
-                    sxx += v_sigma * dx * dx
-                    sxy += v_sigma * dx * dy
-                    syy += v_sigma * dy * dy
+            # All 64 pixels: skipping rows as in the forward pass saves less than the sums at each loop's end cost.
+            for p in range(PIXELS):
+                dx, dy = mx - state[_X + p], my - state[_Y + p]
+                sigma = ha * dx * dx + hc * dy * dy + b * dx * dy
+                raw = opacity * _exp_negative(sigma)
+                alpha = min(raw, _ALPHA_MAX)
+                alpha = alpha if (sigma >= _F0) & (alpha >= _THRESHOLD) else _F0
+                before = state[_T + p]
+                remaining = _F1 - alpha
+                after = before * remaining
+                going = after > _STOP
+                weight = alpha * before if going else _F0
+                state[_T + p] = after if going else _F0
+                g_red += weight * state[_RED + p]
+                g_green += weight * state[_GREEN + p]
+                g_blue += weight * state[_BLUE + p]
+                g_depth += weight * state[_DEPTH + p]
+                q = (
+                    red * state[_RED + p]
+                    + green * state[_GREEN + p]
+                    + blue * state[_BLUE + p]
+                    + depth * state[_DEPTH + p]
+                    + state[_ALPHA + p]
+                )
+                behind = state[_REST + p] - weight * q
+                state[_REST + p] = behind
+                v_sigma = alpha * (behind / remaining - before * q)
+                v_sigma = v_sigma if going & (raw <= _ALPHA_MAX) else _F0
+                s0 += v_sigma
+                sx += v_sigma * dx
+                sy += v_sigma * dy
+                sxx += v_sigma * dx * dx
+                sxy += v_sigma * dx * dy
+                syy += v_sigma * dy * dy
             out = row[position]
             gradients[out, 0] = a * sx + b * sy
             gradients[out, 1] = b * sx + cc * sy
