@@ -14,9 +14,8 @@ from transformers import CLIPModel, CLIPTextModel
 
 from .captions import vocabulary
 from .models import noise_scheduler
+from .tokenizer import copy_tokenizer
 from .world import COLORS, FAMILIES, PATTERNS, VIEWS
-
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def export_teacher(vae: Path, unet: Path, target: Path) -> None:
@@ -42,12 +41,6 @@ def export_judge(source: Path, target: Path) -> None:
     CLIPModel.from_pretrained(source).half().save_pretrained(target)
     copy_tokenizer(source, target)
     shutil.copyfile(source / "questions.json", target / "questions.json")
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(source / name, target / name)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .captions import captions, vocabulary
 from .make_data import Pictures, load_pictures
 from .models import PROMPT_LENGTH, noise_scheduler, text_encoder, unet
-from .tokenizer import build_tokenizer
+from .tokenizer import build_tokenizer, copy_tokenizer
 from .train_vae import to_signed
 from .training import Stage, add_loop_arguments, default_device, settings_from
 
@@ -70,14 +70,20 @@ class Denoising(nn.Module):
         return (weight * error).mean()
 
 
-def initial_networks(folder: Path | None, tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    """New networks, or those of a teacher that was exported before (its tokenizer must be the same)."""
-    if folder is None:
+def initial_tokenizer(start: Path | None, target: Path) -> CLIPTokenizer:
+    """A tokenizer of today's words in `target`, or that of the teacher that training starts from."""
+    if start is None:
+        return build_tokenizer(vocabulary(), target, length=PROMPT_LENGTH)
+    copy_tokenizer(start / "tokenizer", target)
+    return CLIPTokenizer.from_pretrained(target)
+
+
+def initial_networks(start: Path | None, tokenizer: CLIPTokenizer) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """New networks, or those of a teacher that was exported before."""
+    if start is None:
         return unet(), text_encoder(tokenizer)
-    if CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab() != tokenizer.get_vocab():
-        raise SystemExit(f"the words of {folder} are not today's; leave out --start-from")
-    network = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-    return network.train(), CLIPTextModel.from_pretrained(folder / "text_encoder").float().train()
+    network = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
+    return network.train(), CLIPTextModel.from_pretrained(start / "text_encoder").float().train()
 
 
 def main() -> None:
@@ -89,7 +95,7 @@ def main() -> None:
     device = default_device()
     torch.manual_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = True
-    tokenizer = build_tokenizer(vocabulary(), args.output / "tokenizer", length=PROMPT_LENGTH)
+    tokenizer = initial_tokenizer(args.start_from, args.output / "tokenizer")
     pictures = load_pictures(args.data, device)
     vae = AutoencoderKL.from_pretrained(args.vae).to(device)
     means, stds = encode_latents(vae, pictures.images)
