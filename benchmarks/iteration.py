@@ -1,10 +1,10 @@
 """What one training iteration costs: VDM against SDS in one process, in alternating blocks.
 
     python benchmarks/iteration.py                    # embedded preset, CPU or CUDA
-    python benchmarks/iteration.py --paper-shapes     # the paper's sizes with random weights of SD 2.1-base's shapes, CUDA
+    python benchmarks/iteration.py --paper-shapes     # paper's sizes, random weights of SD 2.1-base's shapes, CUDA
 
-Prints a table and writes the raw milliseconds as JSON. The number of Gaussians is held constant, so that both losses draw
-the same scene; densification is not part of what is measured.
+Prints a table and writes the raw milliseconds as JSON. The number of Gaussians is held constant, so that both losses
+draw the same scene; densification is not part of what is measured.
 """
 
 from __future__ import annotations
@@ -37,14 +37,27 @@ CONFIGS = ROOT / "custom" / "dreammapping" / "configs"
 
 # stabilityai/stable-diffusion-2-1-base, its unet/config.json and vae/config.json
 SD21_UNET = dict(
-    sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
-    attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True,
-    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-)  # fmt: skip
+    sample_size=64,
+    in_channels=4,
+    out_channels=4,
+    block_out_channels=(320, 640, 1280, 1280),
+    layers_per_block=2,
+    attention_head_dim=(5, 10, 20, 20),
+    cross_attention_dim=1024,
+    use_linear_projection=True,
+    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+)
 SD21_VAE = dict(
-    sample_size=512, latent_channels=4, block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32,
-    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.18215,
-)  # fmt: skip
+    sample_size=512,
+    latent_channels=4,
+    block_out_channels=(128, 256, 512, 512),
+    layers_per_block=2,
+    norm_num_groups=32,
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+    scaling_factor=0.18215,
+)
 
 
 class Run:
@@ -83,7 +96,7 @@ def configuration(loss: str, overrides: list[str], embedded: bool) -> Any:
 
 
 def random_sd21(folder: Path) -> Path:
-    """A teacher folder with SD 2.1-base's U-Net and VAE in shape, random in value. The text side is a miniature of its width."""
+    """A teacher folder with SD 2.1-base's U-Net and VAE in shape, random in value; the text side is a miniature."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     helper = ROOT / "tests" / "helpers" / "tiny_teacher.py"
@@ -118,13 +131,14 @@ def compare(runs: dict[str, Run], warmup: int, blocks: int, per_block: int) -> d
 def paper_shapes(device: torch.device, iterations: int) -> dict[str, Any]:
     """The paper preset's iterations, one loss after the other so that each peak memory is its own."""
     if device.type != "cuda":
-        raise SystemExit("--paper-shapes needs a CUDA device: 950 million parameters and 512 x 512 images take minutes per step on a CPU.")
+        raise SystemExit("--paper-shapes needs a CUDA device; on a CPU one iteration of that size takes minutes.")
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         teacher = random_sd21(Path(scratch) / "teacher")
         for loss in ("sds", "vdm"):
             torch.cuda.reset_peak_memory_stats(device)
-            run = Run(configuration(loss, [f"system.prompt_processor.pretrained_model_name_or_path={teacher}"], False), device)
+            override = f"system.prompt_processor.pretrained_model_name_or_path={teacher}"
+            run = Run(configuration(loss, [override, "system.prompt_processor.spawn=false"], False), device)
             times = compare({loss: run}, warmup=3, blocks=1, per_block=iterations)[loss]
             report[loss] = {"milliseconds": times, "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device)}
             del run
@@ -157,17 +171,22 @@ def main() -> None:
     medians = {name: statistics.median(entry["milliseconds"]) for name, entry in losses.items()}
     report = {
         "what": "paper shapes, random weights" if options.paper_shapes else "embedded preset",
-        "device": device_name(device), "platform": platform.platform(), "torch": torch.__version__,
-        "losses": losses, "median_ms": medians, "vdm_over_sds": medians["vdm"] / medians["sds"],
+        "device": device_name(device),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "losses": losses,
+        "median_ms": medians,
+        "vdm_over_sds": medians["vdm"] / medians["sds"],
         "peak_memory_bytes": peak_memory_bytes(),
-    }  # fmt: skip
+    }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
     print(f"{report['what']}, {report['device']}, torch {report['torch']}")
     for name, entry in losses.items():
-        memory = entry.get("peak_gpu_memory_bytes")
-        print(f"  {name}: {medians[name]:8.1f} ms/iteration" + (f", peak GPU memory {memory / 2**30:.1f} GiB" if memory else ""))
+        peak = entry.get("peak_gpu_memory_bytes")
+        memory = f", peak GPU memory {peak / 2**30:.1f} GiB" if peak else ""
+        print(f"  {name}: {medians[name]:8.1f} ms/iteration{memory}")
     print(f"  vdm / sds: {report['vdm_over_sds']:.3f}    raw numbers: {options.output}")
 
 

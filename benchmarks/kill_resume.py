@@ -97,8 +97,8 @@ def main() -> None:
             different = small_run.differences(reference.checkpoint, trial.checkpoint)
             same_files = reference.splats() == trial.splats() != {}
             rows.append({"killed_at": killed_at, "different": different, "same_files": same_files})
-            print(f"run {index}: killed with the newest checkpoint at steps {killed_at}: "
-                  f"{'identical' if not different and same_files else f'DIFFERENT {different[:5]} files {same_files}'}")  # fmt: skip
+            verdict = "identical" if not different and same_files else f"DIFFERENT {different[:5]}, files {same_files}"
+            print(f"run {index}: killed with the newest checkpoint at steps {killed_at}: {verdict}", flush=True)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"reference_seconds": duration, "runs": rows}, indent=1), encoding="utf-8")
     good = sum(not row["different"] and row["same_files"] for row in rows)

@@ -138,8 +138,9 @@ def point_file(path: Path, points: np.ndarray) -> Path:
 def test_a_point_file_is_a_start(teacher, tmp_path):
     points = np.random.default_rng(0).normal(scale=0.2, size=(40, 3))
     file = point_file(tmp_path / "points.ply", points)
-    start = ["system.geometry.init.type=points", f"system.geometry.init.path={file}", "system.geometry.init.num_points=null"]
-    assert run("--train", teacher, tmp_path, *start, "data.n_test_views=1") == 0
+    start = ["system.geometry.init.type=points", f"system.geometry.init.path={file}"]
+    every = ["system.geometry.init.num_points=null", "data.n_test_views=1"]
+    assert run("--train", teacher, tmp_path, *start, *every) == 0
 
 
 @pytest.mark.parametrize("bad", ["nan", "empty", "absent"])

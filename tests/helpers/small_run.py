@@ -34,7 +34,8 @@ def command(mode: str, config: Path, *arguments: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     """One thread and no network, so that a test neither disturbs its neighbors nor waits for a hub."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return os.environ | quiet
 
 
 def launch(mode: str, config: Path, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess:

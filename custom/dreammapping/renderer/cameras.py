@@ -1,4 +1,4 @@
-"""threestudio's cameras (OpenGL camera-to-world, vertical field of view) to the rasterizer's (OpenCV world-to-camera, pixels)."""
+"""From threestudio's cameras (OpenGL camera-to-world, field of view) to the rasterizer's (OpenCV, pixels)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 def world_to_camera(c2w: Tensor) -> Tensor:
-    """[B, 4, 4] OpenGL camera-to-world (columns right, up, backward, position) to OpenCV world-to-camera (right, down, forward).
+    """[B, 4, 4] OpenGL camera-to-world (columns right, up, backward, position) to OpenCV world-to-camera.
 
-    The inverse of a rigid motion is written out, so that the result is rigid to the last bit that float32 allows.
+    The latter's axes are right, down, forward. The inverse of a rigid motion is written out, so that the result is as
+    rigid as float32 allows.
     """
     rotation = c2w[:, :3, :3] * c2w.new_tensor([1.0, -1.0, -1.0])  # flips the up and backward columns
     inverse = rotation.transpose(1, 2)

@@ -36,7 +36,7 @@ class _StayInRange(torch.autograd.Function):
 
 @threestudio.register("dreammapping-gaussian-renderer")
 class GaussianRenderer(Rasterizer):
-    """Rasterizes `geometry.gaussians`; on CUDA with gsplat, on the CPU with compiled loops, anywhere with the readable reference."""
+    """Rasterizes `geometry.gaussians`: on CUDA with gsplat, on the CPU with numba, anywhere with the reference."""
 
     @dataclass
     class Config(Rasterizer.Config):
@@ -53,7 +53,9 @@ class GaussianRenderer(Rasterizer):
     def configure(self, geometry: Any, material: Any, background: Any) -> None:
         super().configure(geometry=geometry, material=material, background=background)
         if self.cfg.backend not in BACKENDS:
-            raise ConfigError(f"system.renderer.backend is {self.cfg.backend!r}; it must be one of {', '.join(BACKENDS)}")
+            raise ConfigError(
+                f"system.renderer.backend is {self.cfg.backend!r}; it must be one of {', '.join(BACKENDS)}"
+            )
         if not hasattr(geometry, "gaussians"):
             raise ConfigError(
                 f"dreammapping-gaussian-renderer draws Gaussians; the geometry is {type(geometry).__name__}. "
@@ -79,9 +81,15 @@ class GaussianRenderer(Rasterizer):
         Ks = intrinsics(fovy, int(height), int(width))
         drawn = rasterize(
             **self.geometry.gaussians.rasterizer_inputs(),
-            viewmats=world_to_camera(c2w), Ks=Ks, width=int(width), height=int(height),
-            near=self.cfg.near, far=self.cfg.far, eps2d=self.cfg.eps2d, backend=self.cfg.backend,
-        )  # fmt: skip
+            viewmats=world_to_camera(c2w),
+            Ks=Ks,
+            width=int(width),
+            height=int(height),
+            near=self.cfg.near,
+            far=self.cfg.far,
+            eps2d=self.cfg.eps2d,
+            backend=self.cfg.backend,
+        )
         directions = rays_d if rays_d is not None else ray_directions(c2w, Ks, int(height), int(width))
         behind = self.background(dirs=directions)
         return {

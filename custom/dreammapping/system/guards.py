@@ -16,7 +16,7 @@ class DivergenceError(DreamMappingError):
 
 
 def check_finite(step: int, loss: Tensor, parameters: Iterable[tuple[str, Parameter]]) -> None:
-    """Raise DivergenceError if `loss` or a gradient is not finite. To be called before the optimizer uses the gradients.
+    """Raise DivergenceError if `loss` or a gradient is not finite; to be called before the optimizer uses them.
 
     Costs one transfer from the device per step.
     """
@@ -26,10 +26,12 @@ def check_finite(step: int, loss: Tensor, parameters: Iterable[tuple[str, Parame
         finite = torch.isfinite(torch.stack([v.reshape(()).to(loss.device) for v in values])).tolist()
     if all(finite):
         return
-    broken = ["the loss"] * (not finite[0]) + [f"the gradient of {name}" for (name, _), ok in zip(named, finite[1:]) if not ok]
+    names = ["the loss", *(f"the gradient of {name}" for name, _ in named)]
+    broken = [name for name, ok in zip(names, finite) if not ok]
+    listed = ", ".join(broken[:4]) + (" and others" if len(broken) > 4 else "")
     raise DivergenceError(
-        f"Step {step}: {', '.join(broken[:4])}{' and others' if len(broken) > 4 else ''} became infinite or not a number. The step was not taken, "
-        "and the last checkpoint is from before it. Resume from that one with smaller steps (system.guidance.grad_scale, "
-        "system.geometry.position_lr, scaling_lr), a gradient limit (system.guidance.grad_clip), or, "
-        "if the teacher runs in half precision, system.guidance.half_precision_weights=false."
+        f"Step {step}: {listed} became infinite or not a number. The step was not taken, and the last checkpoint is "
+        "from before it. Resume from that one with smaller steps (system.guidance.grad_scale, system.geometry.position_lr, "
+        "scaling_lr), a gradient limit (system.guidance.grad_clip), or, if the teacher runs in half precision, "
+        "system.guidance.half_precision_weights=false."
     )

@@ -57,7 +57,7 @@ def as_markdown(facts: dict[str, Any]) -> str:
         "Teacher's revision": teacher.get("revision"),
         "Teacher's fingerprint (SHA-256)": teacher.get("fingerprint"),
         "Preset": facts["preset"],
-        "Geometry": f"{system['geometry_type']}, {facts['primitives']} primitives" if facts["primitives"] else system["geometry_type"],
+        "Geometry": system["geometry_type"] + (f", {facts['primitives']} primitives" if facts["primitives"] else ""),
         "Guidance": f"{system['guidance_type']}, scale {system['guidance'].get('guidance_scale', 'default')}",
         "Loss": to_line(system["guidance"].get("loss")),
         "Seed": facts["seed"],
@@ -72,7 +72,7 @@ def as_markdown(facts: dict[str, Any]) -> str:
     lines += [f"| {name} | {_cell(value)} |" for name, value in rows.items() if value is not None]
     if facts["files"]:
         lines += ["", "## Files", "", *(f"- `{name}`" for name in facts["files"])]
-    lines += ["", "The complete configuration is in `../configs/parsed.yaml`; this card's facts are in `model_card.json`.", ""]
+    lines += ["", "The complete configuration is in `../configs/parsed.yaml`, these facts in `model_card.json`.", ""]
     return "\n".join(lines)
 
 
@@ -92,7 +92,7 @@ def _preset(system: Any) -> str | None:
 
 
 def teacher(system: Any) -> dict[str, Any]:
-    """Which weights the guidance really uses: name, source, revision, fingerprint. May read the weights once to hash them."""
+    """Which weights the guidance uses: name, source, revision, fingerprint. May read the weights once to hash them."""
     name = system.cfg.guidance.get("pretrained_model_name_or_path")
     known = {"name": name, "source": None, "revision": None, "fingerprint": None}
     if not name:
@@ -108,8 +108,9 @@ def teacher(system: Any) -> dict[str, Any]:
 def _files(system: Any) -> list[str]:
     """Pictures, videos and asset files in the save folder, without single frames, relative to it."""
     folder = Path(system.get_save_dir())
-    shown = [p for p in folder.rglob("*") if p.is_file() and not p.parent.name.endswith("-test") and not p.name.startswith("model_card")]
-    return sorted(p.relative_to(folder).as_posix() for p in shown)
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    shown = [f for f in files if not f.parent.name.endswith("-test") and not f.name.startswith("model_card")]
+    return sorted(file.as_posix() for file in shown)
 
 
 def _trial_dir(system: Any) -> Path:

@@ -52,7 +52,7 @@ def opacity(out: Mapping[str, Any], geometry: Any) -> Tensor:
 
 @REGULARIZERS.register("position")
 def position(out: Mapping[str, Any], geometry: Any) -> Tensor:
-    """Mean distance of the Gaussians from the origin, world units, weighted by nothing: pulls strays in."""
+    """Mean distance of the Gaussians from the origin, world units: pulls strays in."""
     return _gaussians(geometry, "position").get_means.norm(dim=-1).mean()
 
 
@@ -71,11 +71,15 @@ def opaque(out: Mapping[str, Any], geometry: Any) -> Tensor:
 
 def _image(out: Mapping[str, Any], key: str, name: str) -> Tensor:
     if key not in out:
-        raise ConfigError(f"loss.lambda_{name} needs {key!r}, which the renderer does not return; set it to 0 or choose another renderer")
+        raise ConfigError(
+            f"loss.lambda_{name} needs {key!r}, which the renderer does not return; "
+            "set it to 0 or choose another renderer"
+        )
     return out[key]
 
 
 def _gaussians(geometry: Any, name: str) -> Any:
     if not hasattr(geometry, "gaussians"):
-        raise ConfigError(f"loss.lambda_{name} is meant for Gaussians; the geometry is {type(geometry).__name__}. Set it to 0")
+        kind = type(geometry).__name__
+        raise ConfigError(f"loss.lambda_{name} is meant for Gaussians; the geometry is {kind}. Set it to 0")
     return geometry.gaussians

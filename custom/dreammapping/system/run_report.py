@@ -71,7 +71,13 @@ class RunReport:
         if not system.trainer.is_global_zero:
             return
         system.save_img_sequence(
-            folder, folder, r"(\d+)\.png", save_format="mp4", fps=system.cfg.video_fps, name="test", step=system.true_global_step
+            folder,
+            folder,
+            r"(\d+)\.png",
+            save_format="mp4",
+            fps=system.cfg.video_fps,
+            name="test",
+            step=system.true_global_step,
         )
         frames = _evenly_chosen(_numbered(Path(system.get_save_dir(), folder)), SHEET_VIEWS)
         system.save_image(SHEET, contact_sheet([imageio.imread(path) for path in frames]))
@@ -96,12 +102,13 @@ class RunReport:
 
 
 def image_row(out: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row for `save_image_grid`: color, opacity and, where the renderer gives it, depth and normals of the first view."""
-    row = [{"type": "rgb", "img": out["comp_rgb"][0], "kwargs": {"data_format": "HWC"}}]
+    """One row for `save_image_grid`, of the first view: color and, if the renderer gives them, normal, opacity, depth."""
+    row = [{"type": "rgb", "img": out["comp_rgb"][0], "kwargs": {}}]
     if "comp_normal" in out:
-        row.append({"type": "rgb", "img": out["comp_normal"][0], "kwargs": {"data_format": "HWC", "data_range": (0, 1)}})
+        row.append({"type": "rgb", "img": out["comp_normal"][0], "kwargs": {}})
     if "opacity" in out:
-        row.append({"type": "grayscale", "img": out["opacity"][0, :, :, 0], "kwargs": {"cmap": None, "data_range": (0, 1)}})
+        as_is = {"cmap": None, "data_range": (0, 1)}
+        row.append({"type": "grayscale", "img": out["opacity"][0, :, :, 0], "kwargs": as_is})
     if "depth" in out:
         row.append({"type": "grayscale", "img": out["depth"][0, :, :, 0], "kwargs": {}})
     return row

@@ -24,9 +24,9 @@ from .regularizers import REGULARIZERS
 class DreamMappingSystem(BaseLift3DSystem):
     """Text to 3D with any guidance that follows threestudio's contract and any geometry.
 
-    Exactly one optimizer, so that Lightning's global step counts optimizer steps: the geometry's own groups, if it brings
-    some, joined by those of `system.optimizer` (for a background network, say). Guidance that trains something itself
-    (the operator of VDM) steps its own optimizer and keeps that optimizer's state in its state dict.
+    Exactly one optimizer, so that Lightning's global step counts optimizer steps: the geometry's own groups, if it
+    brings some, joined by those of `system.optimizer` (for a background network, say). Guidance that trains something
+    itself (the operator of VDM) steps its own optimizer and keeps that optimizer's state in its state dict.
     """
 
     @dataclass
@@ -54,7 +54,9 @@ class DreamMappingSystem(BaseLift3DSystem):
 
     def configure_optimizers(self) -> dict[str, Any]:
         if self.cfg.scheduler is not None:
-            raise ConfigError("system.scheduler is not used here; give learning rates as schedules, such as geometry.position_lr")
+            raise ConfigError(
+                "system.scheduler is not used here; give learning rates as schedules, such as geometry.position_lr"
+            )
         if not isinstance(self.geometry, OwnLearningRates):
             return {"optimizer": parse_optimizer(self.cfg.optimizer, self)}
         return {"optimizer": build_adam(self.geometry.optimizer_groups() + self._configured_groups())}
@@ -111,7 +113,10 @@ class DreamMappingSystem(BaseLift3DSystem):
         return {"loss": loss.detach()}
 
     def total_loss(self, out: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
-        """What one step minimizes: the guidance's terms and the regularizers, weighted. `out`: what `forward` returned for `batch`."""
+        """What one step minimizes: the guidance's terms and the regularizers, weighted.
+
+        `out` is what `forward` returned for `batch`.
+        """
         guided = self.guidance(out["comp_rgb"], self.prompt_utils, **batch, rgb_as_latents=False)
         terms = {key.removeprefix("loss_"): value for key, value in guided.items() if key.startswith("loss_")}
         self._check_weights(terms)
@@ -129,14 +134,17 @@ class DreamMappingSystem(BaseLift3DSystem):
         return total
 
     def _check_weights(self, terms: Mapping[str, Tensor]) -> None:
-        """Every distillation term has a weight, and every weight a term. The guidance's terms show at the first step only."""
+        """Every distillation term has a weight, and every weight a term. The guidance's show at the first step only."""
         known = [f"lambda_{name}" for name in (*terms, *REGULARIZERS.names())]
         for key in self.cfg.loss:
             if key not in known:
                 raise ConfigError(f"system.loss.{key} weighs nothing; {suggest(key, known)}")
         for name in terms:
             if f"lambda_{name}" not in self.cfg.loss:
-                raise ConfigError(f"the guidance {self.cfg.guidance_type} returns loss_{name}; give its weight as system.loss.lambda_{name}")
+                raise ConfigError(
+                    f"the guidance {self.cfg.guidance_type} returns loss_{name}; "
+                    f"give its weight as system.loss.lambda_{name}"
+                )
 
     def _log_progress(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         self.log("train/loss", loss.detach(), prog_bar=True)
