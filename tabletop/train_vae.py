@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .make_data import load_pictures
-from .models import autoencoder
+from .models import IMAGE_SIZE, LATENT_SIZE, autoencoder
 from .training import Stage, add_loop_arguments, default_device, settings_from
 
 KL_WEIGHT = 1e-6
@@ -84,7 +84,7 @@ def main() -> None:
         index = torch.randint(len(pictures), (args.batch,), device=device)
         y, x = torch.randint(pictures.shape[-1] - CROP + 1, (2,)).tolist()
         batch = to_signed(pictures[index, :, y : y + CROP, x : x + CROP]).contiguous(memory_format=torch.channels_last)
-        size = CROP // 4
+        size = CROP * LATENT_SIZE // IMAGE_SIZE
         noise = torch.randn(args.batch, vae.config.latent_channels, size, size, device=device)
         with torch.autocast(device.type, torch.bfloat16):
             return objective(batch, noise)
