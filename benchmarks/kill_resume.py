@@ -92,7 +92,7 @@ def main() -> None:
             folder = Path(scratch) / f"run-{index}"
             folder.mkdir()
             trial = Trial(folder, teacher, options.steps, options.every)
-            killed_at = [trial.kill_after(chance.uniform(0.2, 1.0) * duration) for _ in range(options.kills)]
+            killed_at = [trial.kill_after(chance.uniform(0.1, 0.8) * duration) for _ in range(options.kills)]
             trial.finish()
             different = small_run.differences(reference.checkpoint, trial.checkpoint)
             same_files = reference.splats() == trial.splats() != {}

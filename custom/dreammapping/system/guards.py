@@ -31,7 +31,7 @@ def check_finite(step: int, loss: Tensor, parameters: Iterable[tuple[str, Parame
     listed = ", ".join(broken[:4]) + (" and others" if len(broken) > 4 else "")
     raise DivergenceError(
         f"Step {step}: {listed} became infinite or not a number. The step was not taken, and the last checkpoint is "
-        "from before it. Resume from that one with smaller steps (system.guidance.grad_scale, system.geometry.position_lr, "
-        "scaling_lr), a gradient limit (system.guidance.grad_clip), or, if the teacher runs in half precision, "
-        "system.guidance.half_precision_weights=false."
+        "from before it. Resume from that one with smaller steps (system.guidance.grad_scale, "
+        "system.geometry.position_lr, scaling_lr), a gradient limit (system.guidance.grad_clip), or, if the teacher "
+        "runs in half precision, system.guidance.half_precision_weights=false."
     )

@@ -102,7 +102,7 @@ class RunReport:
 
 
 def image_row(out: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row for `save_image_grid`, of the first view: color and, if the renderer gives them, normal, opacity, depth."""
+    """One row for `save_image_grid`, of the first view: color and, where they are there, normal, opacity, depth."""
     row = [{"type": "rgb", "img": out["comp_rgb"][0], "kwargs": {}}]
     if "comp_normal" in out:
         row.append({"type": "rgb", "img": out["comp_normal"][0], "kwargs": {}})
