@@ -37,7 +37,7 @@ checkpoint: {save_last: true, every_n_train_steps: 3, save_top_k: -1}
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     load_extensions(Path(__file__).parent / "toy_custom")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -70,7 +70,7 @@ def assert_equal(a, b, path=""):
         assert a == b, path
 
 
-def test_training_leaves_a_complete_trial_folder(workplace):
+def test_training_leaves_a_complete_trial_folder(workspace):
     assert command("--train") == 0
     (trial,) = trials()
     assert trial.name.startswith("run@")
@@ -158,10 +158,10 @@ def test_weights_of_another_run_are_taken_over():
     assert (next_trial / "save/it0-test.json").read_bytes() == (trial / "save/it7-test.json").read_bytes()
 
 
-def test_presets_lie_over_the_config_and_under_the_command_line(workplace):
-    (workplace / "presets/embedded").mkdir(parents=True)
-    (workplace / "presets/embedded.yaml").write_text("seed: 5\ndescription: from preset\n")
-    (workplace / "presets/embedded/toy.yaml").write_text("trainer: {max_steps: 1}\nseed: 6\n")
+def test_presets_lie_over_the_config_and_under_the_command_line(workspace):
+    (workspace / "presets/embedded").mkdir(parents=True)
+    (workspace / "presets/embedded.yaml").write_text("seed: 5\ndescription: from preset\n")
+    (workspace / "presets/embedded/toy.yaml").write_text("trainer: {max_steps: 1}\nseed: 6\n")
     assert command("--train", "description=mine") == 0
     (trial,) = trials()
     parsed = (trial / "configs/parsed.yaml").read_text()
@@ -217,10 +217,10 @@ def test_a_missing_config_and_a_missing_mode(capsys):
     assert caught.value.code == 2
 
 
-def test_an_unset_prompt_shows_what_to_type(workplace, capsys):
+def test_an_unset_prompt_shows_what_to_type(workspace, capsys):
     text = YAML.replace("system:\n", "system:\n  prompt_processor:\n    prompt: ???\n", 1)
     text = text.replace("tag: run", "tag: ${system.prompt_processor.prompt}")
-    (workplace / "toy.yaml").write_text(text)
+    (workspace / "toy.yaml").write_text(text)
     assert command("--train") == 2
     error = capsys.readouterr().err
     assert "system.prompt_processor.prompt is not set. Add to the command line" in error

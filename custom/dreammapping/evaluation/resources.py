@@ -53,7 +53,7 @@ class Stopwatch:
     """
 
     already: float = 0.0
-    """Seconds of earlier sessions."""
+    """Seconds of earlier runs of this trial."""
     _since: float | None = field(default=None, repr=False)
 
     def start(self) -> None:
