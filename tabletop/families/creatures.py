@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..primitives import MAIN, Kit
-from .shared import BLACK, BROWN, CREAM, DARK, GLASS, GRAY, ORANGE, RED, WHITE, WOOD, YELLOW
+from .shared import BLACK, BROWN, CREAM, DARK, GLASS, GRAY, ORANGE, RED, WHITE, YELLOW
 
 
 def snowman(kit: Kit) -> None:
