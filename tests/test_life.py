@@ -143,3 +143,20 @@ def test_a_run_killed_after_its_last_step_still_exports(whole: Path, teacher: Pa
     config, last = whole / "configs" / "parsed.yaml", whole / "ckpts" / "last.ckpt"
     assert launch.main(["--config", str(config), "--train", f"resume={last}", f"exp_root_dir={tmp_path}"]) == 0
     assert splats(tmp_path / "run" / "small") == splats(whole)
+
+
+def test_a_learned_background_joins_the_one_optimizer(teacher: Path, tmp_path: Path):
+    """Its groups stand beside the geometry's, train, and come back with the checkpoint."""
+    learned = [
+        "system.background_type=neural-environment-map-background",
+        "system.optimizer={name: Adam, args: {betas: [0.9, 0.99], eps: 1e-15}, params: {background: {lr: 0.01}}}",
+        "data.n_test_views=1",
+    ]
+    arguments = [*small_run.overrides(teacher, tmp_path, STEPS, EVERY), *learned]
+    assert run_here("--train", small_run.CONFIG, *arguments) == 0
+    checkpoint = torch.load(tmp_path / "run" / "small" / "ckpts" / "last.ckpt", weights_only=True)
+    (optimizer,) = checkpoint["optimizer_states"]
+    groups = {group["name"]: group for group in optimizer["param_groups"]}
+    assert {"background", "gaussians.means"} <= groups.keys() and groups["background"]["betas"] == (0.9, 0.99)
+    steps = [int(optimizer["state"][index]["step"]) for index in groups["background"]["params"]]
+    assert steps == [STEPS] * len(steps) != []
