@@ -15,6 +15,29 @@ class DivergenceError(DreamMappingError):
     """The loss or a gradient is no longer a number."""
 
 
+class SilentTeacher:
+    """Counts steps in a row whose residual was no number.
+
+    Guidance replaces such values by zeros, so that one bad step in half precision costs nothing. A teacher that always
+    answers so would train nothing, and nobody would notice.
+    """
+
+    def __init__(self, patience: int = 20) -> None:
+        self.patience = patience
+        self._in_a_row: Tensor | None = None
+
+    def watch(self, step: int, residual_norm: Tensor) -> None:
+        """To be called in each step. Looks at the count, which waits for the device, every `patience` steps only."""
+        bad = (~torch.isfinite(residual_norm.detach())).long().reshape(())
+        self._in_a_row = bad if self._in_a_row is None else (self._in_a_row + 1) * bad  # 0 again after a good step
+        if (step + 1) % self.patience == 0 and int(self._in_a_row) >= self.patience:
+            raise DivergenceError(
+                f"Step {step}: for {self.patience} steps the teacher has answered with infinities or no numbers, so "
+                "nothing is learned. Its weights may be damaged, or too large for half precision: "
+                "set system.guidance.half_precision_weights=false."
+            )
+
+
 def check_finite(step: int, loss: Tensor, parameters: Iterable[tuple[str, Parameter]]) -> None:
     """Raise DivergenceError if `loss` or a gradient is not finite; to be called before the optimizer uses them.
 

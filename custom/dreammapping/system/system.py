@@ -16,7 +16,7 @@ from ..errors import ConfigError, suggest
 from ..gaussians.optimizer import build_adam
 from . import run_report
 from .capabilities import Densifies, OwnLearningRates, Resizes
-from .guards import check_finite
+from .guards import SilentTeacher, check_finite
 from .regularizers import REGULARIZERS
 
 
@@ -51,6 +51,7 @@ class DreamMappingSystem(BaseLift3DSystem):
         self.prompt_utils = self.prompt_processor()
         self.guidance = threestudio.find(self.cfg.guidance_type)(self.cfg.guidance)
         self._report = run_report.RunReport(self)
+        self._silence = SilentTeacher()
 
     def configure_optimizers(self) -> dict[str, Any]:
         if self.cfg.scheduler is not None:
@@ -120,6 +121,8 @@ class DreamMappingSystem(BaseLift3DSystem):
         guided = self.guidance(out["comp_rgb"], self.prompt_utils, **batch, rgb_as_latents=False)
         terms = {key.removeprefix("loss_"): value for key, value in guided.items() if key.startswith("loss_")}
         self._check_weights(terms)
+        if "residual_norm" in guided:
+            self._silence.watch(self.true_global_step, guided["residual_norm"])
         for key, value in guided.items():
             if not isinstance(value, Tensor) or value.numel() == 1:
                 self.log(f"train/{key}", value)

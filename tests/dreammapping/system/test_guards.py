@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dreammapping.system.guards import DivergenceError, check_finite
+from dreammapping.system.guards import DivergenceError, SilentTeacher, check_finite
 
 
 def parameters() -> torch.nn.Module:
@@ -23,3 +23,16 @@ def test_the_message_names_step_and_culprit(bad):
     broken.weight.grad[0, 1] = bad
     with pytest.raises(DivergenceError, match="Step 7: the gradient of weight became"):
         check_finite(7, torch.tensor(1.0), broken.named_parameters())
+
+
+def test_a_teacher_that_never_answers_is_noticed():
+    silence = SilentTeacher(patience=5)
+    with pytest.raises(DivergenceError, match="Step 4: for 5 steps"):
+        for step in range(10):
+            silence.watch(step, torch.tensor(float("nan")))
+
+
+def test_single_bad_answers_are_forgiven():
+    silence = SilentTeacher(patience=5)
+    for step in range(50):
+        silence.watch(step, torch.tensor(1.0 if step % 4 == 0 else float("inf")))
