@@ -6,7 +6,6 @@ Differences from the reference: float32 only, no gradient for the cameras, and n
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +23,6 @@ from .types import ALPHA_THRESHOLD, Rasterization, RasterizationError, Scene
 
 _GAUSSIAN_GRAIN = 512  # ranges shorter than this cost more to hand over than to compute
 _TILE_GRAIN = 16
-_REACH_MARGIN = 0.02  # the tile test is done apart from the pixels; it errs on the side of keeping a tile
 
 
 def rasterize_numba(scene: Scene) -> Rasterization:
@@ -124,39 +122,42 @@ class _Rows(NamedTuple):
     """The (Gaussian, tile) pairs of a batch of views; see numba_binning."""
 
     tile_start: np.ndarray  # [C * tiles + 1] int64, first position of each tile
-    gaussian: np.ndarray  # [rows] int32, by position
-    row: np.ndarray  # [rows] int64, row number by position
+    pairs: np.ndarray  # [rows, 2] int32, splat and row number by position
+    splats: np.ndarray  # [C * N, SPLAT] float32, nearest first in each view
     row_start: np.ndarray  # [C, N] int64
     row_count: np.ndarray  # [C, N] int64
 
 
-def _bin(means2d: Tensor, conics: Tensor, depths: Tensor, opacities: Tensor, radii: Tensor, size: tuple) -> _Rows:
+def _bin(
+    means2d: Tensor, conics: Tensor, colors: Tensor, depths: Tensor, opacities: Tensor, radii: Tensor, size: tuple
+) -> _Rows:
     cameras, count = radii.shape[:2]
-    shapes = _arrays(means2d, conics, opacities, radii)
+    centers, shapes, shades, distances, alphas, boxes = _arrays(means2d, conics, colors, depths, opacities, radii)
     order, visible = np.empty((cameras, count), np.int32), np.zeros(cameras, np.int64)
-    parallel_for(binning.sort_by_depth, cameras, shapes[3], _arrays(depths)[0].view(np.uint32), order, visible)
+    parallel_for(binning.sort_by_depth, cameras, boxes, distances.view(np.uint32), order, visible)
 
     width, height = size
     limits = np.float32(width), np.float32(height)
-    boxes = np.zeros(cameras, np.int64)
-    parallel_for(binning.count_box_tiles, cameras, order, visible, shapes[0], shapes[3], *limits, boxes)
+    box_tiles = np.zeros(cameras, np.int64)
+    parallel_for(binning.count_box_tiles, cameras, order, visible, centers, boxes, *limits, box_tiles)
 
     tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
-    first, tile = np.cumsum(boxes) - boxes, np.empty(int(boxes.sum()), np.int32)
+    first, tile = np.cumsum(box_tiles) - box_tiles, np.empty(int(box_tiles.sum()), np.int32)
+    splats = np.empty((cameras * count, binning.SPLAT), np.float32)
     per_tile, row_count = np.zeros((cameras, tiles_x * tiles_y), np.int64), np.zeros((cameras, count), np.int64)
-    reaches = 2.0 * (np.log(np.maximum(shapes[2], ALPHA_THRESHOLD), dtype=np.float64) - math.log(ALPHA_THRESHOLD))
+    levels = np.log2(np.maximum(alphas, np.float32(ALPHA_THRESHOLD)))
     parallel_for(
-        binning.list_tiles, cameras, order, visible, *shapes[:2], reaches + _REACH_MARGIN, shapes[3], *limits, tiles_x,
-        first, tile, per_tile, row_count,
+        binning.list_tiles, cameras, order, visible, centers, shapes, levels, shades, distances, boxes, *limits, tiles_x,
+        first, splats, tile, per_tile, row_count,
     )  # fmt: skip
 
     tile_start = np.zeros(per_tile.size + 1, np.int64)
     np.cumsum(per_tile.reshape(-1), out=tile_start[1:])
     row_start = (np.cumsum(row_count.reshape(-1)) - row_count.reshape(-1)).reshape(cameras, count)
-    gaussian, row = np.empty(int(tile_start[-1]), np.int32), np.empty(int(tile_start[-1]), np.int64)
+    pairs = np.empty((int(tile_start[-1]), 2), np.int32)
     cursor = tile_start[:-1].reshape(per_tile.shape).copy()
-    parallel_for(binning.fill_rows, cameras, order, visible, first, tile, row_count, row_start, cursor, gaussian, row)
-    return _Rows(tile_start, gaussian, row, row_start, row_count)
+    parallel_for(binning.fill_rows, cameras, order, visible, first, tile, row_count, row_start, cursor, pairs)
+    return _Rows(tile_start, pairs, splats, row_start, row_count)
 
 
 class _Composite(torch.autograd.Function):
@@ -167,16 +168,15 @@ class _Composite(torch.autograd.Function):
         ctx: Any, means2d: Tensor, conics: Tensor, colors: Tensor, depths: Tensor, opacities: Tensor, radii: Tensor,
         width: int, height: int,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        rows = _bin(means2d, conics, depths, opacities, radii, (width, height))
+        rows = _bin(means2d, conics, colors, depths, opacities, radii, (width, height))
         cameras = radii.shape[0]
         rgb = torch.empty(cameras, height, width, 3)
         alpha, depth = torch.empty(cameras, height, width, 1), torch.empty(cameras, height, width, 1)
         tile_count = len(rows.tile_start) - 1
         processed = np.empty(tile_count, np.int64)
         parallel_for(
-            tiles.composite_tiles, tile_count, rows.tile_start, rows.gaussian,
-            *_arrays(means2d, conics, opacities, colors, depths, radii, rgb, alpha.squeeze(-1), depth.squeeze(-1)),
-            processed, grain=_TILE_GRAIN,
+            tiles.composite_tiles, tile_count, rows.tile_start, rows.pairs, rows.splats,
+            *_arrays(rgb, alpha.squeeze(-1), depth.squeeze(-1)), processed, grain=_TILE_GRAIN,
         )  # fmt: skip
         ctx.save_for_backward(means2d, conics, opacities, colors, depths, rgb, alpha, depth)
         ctx.rows, ctx.processed = rows, processed
@@ -191,17 +191,17 @@ class _Composite(torch.autograd.Function):
         means2d, conics, opacities, colors, depths, rgb, alpha, depth = ctx.saved_tensors
         rows: _Rows = ctx.rows
         image = tuple(rgb.shape[:3])
-        gradients = np.empty((len(rows.gaussian), tiles.GRADIENTS), np.float32)
+        sums = np.empty(len(rows.pairs) * tiles.SUMS, np.float32)
         parallel_for(
-            tiles.tile_gradients, len(ctx.processed), rows.tile_start, ctx.processed, rows.gaussian, rows.row,
-            *_arrays(means2d, conics, opacities, colors, depths, rgb, alpha.squeeze(-1), depth.squeeze(-1)),
-            _given(v_rgb, *image, 3), _given(v_alpha, *image, 1).reshape(image),
-            _given(v_depth, *image, 1).reshape(image), gradients, grain=_TILE_GRAIN,
+            tiles.tile_gradients, len(ctx.processed), rows.tile_start, ctx.processed, rows.pairs, rows.splats,
+            *_arrays(rgb, alpha.squeeze(-1), depth.squeeze(-1)), _given(v_rgb, *image, 3),
+            _given(v_alpha, *image, 1).reshape(image), _given(v_depth, *image, 1).reshape(image), sums,
+            grain=_TILE_GRAIN,
         )  # fmt: skip
         outputs = [torch.empty_like(t) for t in (means2d, conics, opacities, colors, depths)]
         parallel_for(
-            tiles.sum_rows, opacities.shape[0], rows.row_start, rows.row_count, gradients, *_arrays(*outputs),
+            tiles.sum_rows, opacities.shape[0], rows.row_start, rows.row_count, sums, *_arrays(opacities, conics, *outputs),
             grain=_GAUSSIAN_GRAIN,
-        )
+        )  # fmt: skip
         v_means2d, v_conics, v_opacities, v_colors, v_depths = outputs
         return v_means2d, v_conics, v_colors, v_depths, v_opacities, None, None, None

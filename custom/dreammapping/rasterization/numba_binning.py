@@ -2,6 +2,8 @@
 
 Terms: a *row* is one (Gaussian, tile) pair. Rows are numbered twice: along the tiles, each tile's rows nearest first (the
 *position*), and along the Gaussians (the *row number*), so that what belongs to one Gaussian lies side by side.
+
+The compositing kernels read a *splat* for each row: what they need of a Gaussian in one cache line, in the order of depth.
 """
 
 from __future__ import annotations
@@ -10,9 +12,21 @@ import math
 
 import numpy as np
 
+from . import types
 from .numba_runtime import TILE, kernel
 
-_F0 = np.float32(0)
+SPLAT = 16
+"""Numbers of a splat, of which eleven are used."""
+X, Y, XX, XY, YY, LEVEL, TOP, RED, GREEN, BLUE, DEPTH = range(11)
+"""Where they are: at (X, Y) + (dx, dy), alpha is 2^(LEVEL - XX dx^2 - XY dx dy - YY dy^2); below Y - TOP and above Y + TOP
+it is under the threshold."""
+
+_F0, _F1, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
+_LOG2E, _2LN2 = np.float32(math.log2(math.e)), np.float32(2 * math.log(2))
+_LOG2_THRESHOLD = np.float32(math.log2(types.ALPHA_THRESHOLD))
+_REACH_MARGIN = np.float32(0.02)  # the tile test is done apart from the pixels; it errs on the side of keeping a tile
+_REACHED, _MISSED = np.float32(0.51), np.float32(0.49)
+_FAR = np.float32(2.0**30)
 
 
 @kernel
@@ -52,9 +66,9 @@ def sort_by_depth(start, stop, radii, depth_bits, order, visible):
 
 @kernel
 def _tile_span(center, radius, size):
-    """Tiles [first, last) that the interval center +- radius meets within [0, size]."""
-    low, high = max(center - radius, _F0), min(center + radius, size)
-    return int(low) // TILE, -(-int(math.ceil(high)) // TILE)
+    """Tiles [first, last) that the interval center +- radius meets within [0, size], or one more."""
+    low, high = max(center - radius, _F0), min(center + radius, size - _HALF)
+    return int(low) // TILE, int(max(high, _F0)) // TILE + 1
 
 
 @kernel
@@ -71,47 +85,62 @@ def count_box_tiles(start, stop, order, visible, means2d, radii, width, height, 
 
 
 @kernel
-def list_tiles(
-    start, stop, order, visible, means2d, conics, reaches, radii, width, height, tiles_x, first, tile, per_tile,
-    per_gaussian,
-):  # fmt: skip
-    """For cameras start..stop: the tiles each Gaussian touches, nearest Gaussian first, from tile[first[c]] on.
+def _half_height(a, b, d, reach):
+    """Of the ellipse a dx^2 + 2 b dx dy + d dy^2 <= reach: its half height, dy at its rightmost point, the determinant.
 
-    Of the bounding box the tiles whose pixel centers the ellipse a dx^2 + 2 b dx dy + c dy^2 <= reach misses are left
-    out; reaches [N] is 2 log(opacity / threshold) plus a margin. Within a strip of tiles the ellipse's ends are at its rightmost and leftmost points, or, if those lie outside
-    the strip, on its nearer border. per_tile [C, tiles] is zero before; per_gaussian [C, N] likewise.
+    The determinant may cancel in float32, and the ellipse must be that of the pixels' float32 conic. Where it vanishes
+    nothing is known and the half height is as good as infinite.
     """
+    det = np.float32(float(a) * float(d) - float(b) * float(b))
+    if not (det > _F0 and a > _F0):
+        return _FAR, _F0, _F0
+    top = np.float32(math.sqrt(reach * a / det))
+    return top, -b * top / np.float32(math.sqrt(a * d)), det
+
+
+@kernel
+def list_tiles(
+    start, stop, order, visible, means2d, conics, levels, colors, depths, radii, width, height, tiles_x,
+    first, splats, tile, per_tile, per_gaussian,
+):  # fmt: skip
+    """For cameras start..stop: the splats, and the tiles each Gaussian touches, nearest first, from tile[first[c]] on.
+
+    Of the bounding box the tiles whose pixel centers the Gaussian's ellipse misses are left out. Within a strip of tiles
+    the ellipse's ends are at its rightmost and leftmost points, or, if those lie outside the strip, on its nearer border.
+    levels [N] are log2 of the opacities. per_tile [C, tiles] and per_gaussian [C, N] are zero before.
+    """
+    count = order.shape[1]
     for c in range(start, stop):
         out = first[c]
         for i in range(visible[c]):
             n = order[c, i]
             mx, my = means2d[c, n, 0], means2d[c, n, 1]
+            a, b, d = conics[c, n, 0], conics[c, n, 1], conics[c, n, 2]
+            reach = _2LN2 * (levels[n] - _LOG2_THRESHOLD) + _REACH_MARGIN
+            top, rightmost, det = _half_height(a, b, d, reach)
+            splat = splats[c * count + i]
+            splat[X], splat[Y], splat[LEVEL], splat[TOP], splat[DEPTH] = mx, my, levels[n], top, depths[c, n]
+            splat[XX], splat[XY], splat[YY] = _HALF * _LOG2E * a, _LOG2E * b, _HALF * _LOG2E * d
+            splat[RED], splat[GREEN], splat[BLUE] = colors[c, n, 0], colors[c, n, 1], colors[c, n, 2]
             x0, x1 = _tile_span(mx, np.float32(radii[c, n, 0]), width)
             y0, y1 = _tile_span(my, np.float32(radii[c, n, 1]), height)
             begin = out
-            # The conic's determinant may cancel in float32; the ellipse must be that of the pixels' float32 conic.
-            ca, cb, cc = float(conics[c, n, 0]), float(conics[c, n, 1]), float(conics[c, n, 2])
-            det = ca * cc - cb * cb
-            exact = x1 - x0 > 1 and det > 0.0 and ca > 0.0
-            if exact:
-                reach = reaches[n]
-                inverse = 1.0 / ca
-                top = math.sqrt(reach * ca / det)  # half height of the ellipse
-                rightmost = -cb * top / math.sqrt(ca * cc)  # dy of the rightmost point
+            exact = x1 - x0 > 1 and det > _F0
+            inverse = _F1 / a if exact else _F0
             for ty in range(y0, y1):
                 t0, t1 = x0, x1
                 if exact:
-                    low = max(ty * TILE + 0.5 - my, -top)
-                    high = min(ty * TILE + TILE - 0.5 - my, top)
+                    low = max(np.float32(ty * TILE) + _HALF - my, -top)
+                    high = min(np.float32(ty * TILE + TILE) - _HALF - my, top)
                     if low > high:
                         continue
                     dy = min(max(rightmost, low), high)
-                    right = mx + (math.sqrt(max(reach * ca - det * dy * dy, 0.0)) - cb * dy) * inverse
+                    right = mx + (np.float32(math.sqrt(max(reach * a - det * dy * dy, _F0))) - b * dy) * inverse
                     dy = min(max(-rightmost, low), high)
-                    left = mx - (math.sqrt(max(reach * ca - det * dy * dy, 0.0)) + cb * dy) * inverse
+                    left = mx - (np.float32(math.sqrt(max(reach * a - det * dy * dy, _F0))) + b * dy) * inverse
                     # The pixel with center x + 0.5 is reached if left <= x + 0.5 <= right.
-                    t0 = max(x0, int(max(left - 0.51, 0.0)) // TILE)
-                    t1 = min(x1, int(max(right - 0.49, -1.0) + TILE) // TILE)
+                    t0 = max(x0, int(max(left - _REACHED, _F0)) // TILE)
+                    t1 = min(x1, int(max(right - _MISSED, -_F1) + np.float32(TILE)) // TILE)
                 for tx in range(t0, t1):
                     tile[out] = ty * tiles_x + tx
                     per_tile[c, ty * tiles_x + tx] += 1
@@ -120,12 +149,13 @@ def list_tiles(
 
 
 @kernel
-def fill_rows(start, stop, order, visible, first, tile, per_gaussian, row_start, cursor, gaussian, row):
-    """For cameras start..stop: write each tile's Gaussians and their row numbers, nearest first (a counting sort).
+def fill_rows(start, stop, order, visible, first, tile, per_gaussian, row_start, cursor, rows):
+    """For cameras start..stop: write each tile's splats and row numbers, nearest first (a counting sort).
 
-    cursor [C, tiles] is the first position of each tile and ends at its last; row_start [C, N] the first row of each
-    Gaussian; first, tile and per_gaussian are as list_tiles left them.
+    rows [positions, 2] is (splat, row number); cursor [C, tiles] is the first position of each tile and ends at its last;
+    row_start [C, N] the first row of each Gaussian; first, tile and per_gaussian are as list_tiles left them.
     """
+    count = order.shape[1]
     for c in range(start, stop):
         read = first[c]
         for i in range(visible[c]):
@@ -134,7 +164,7 @@ def fill_rows(start, stop, order, visible, first, tile, per_gaussian, row_start,
             for k in range(per_gaussian[c, n]):
                 t = tile[read + k]
                 position = cursor[c, t]
-                gaussian[position] = n
-                row[position] = number + k
+                rows[position, 0] = c * count + i
+                rows[position, 1] = number + k
                 cursor[c, t] = position + 1
             read += per_gaussian[c, n]

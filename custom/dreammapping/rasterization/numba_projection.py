@@ -162,6 +162,14 @@ def _direction(means, positions, n, c):
 
 
 @kernel
+def _ceil(x):
+    """The next integer above x in [0, _RADIUS_MAX], where larger ones end. math.ceil is a call into the C library."""
+    x = min(x, _RADIUS_MAX)
+    whole = np.float32(np.int32(x))
+    return whole + _F1 if whole < x else whole
+
+
+@kernel
 def project_gaussians(
     start, stop, means, quats, scales, opacities, sh, degree, viewmats, Ks, positions, width, height, near, far, eps2d,
     means2d, depths, conics, radii, colors,
@@ -186,14 +194,14 @@ def project_gaussians(
             yy = half[1, 0] * half[1, 0] + half[1, 1] * half[1, 1] + half[1, 2] * half[1, 2] + eps2d
             det = xx * yy - xy * xy
             u, v = Ks[c, 0, 0] * x / z + Ks[c, 0, 2], Ks[c, 1, 1] * y / z + Ks[c, 1, 2]
-            rx, ry = np.float32(math.ceil(extent * math.sqrt(xx))), np.float32(math.ceil(extent * math.sqrt(yy)))
+            rx, ry = _ceil(extent * np.float32(math.sqrt(xx))), _ceil(extent * np.float32(math.sqrt(yy)))
             on_image = u + rx > _F0 and u - rx < width and v + ry > _F0 and v - ry < height
             if not (det > _F0 and on_image and (rx > _F0 or ry > _F0)):  # NaN and infinite sizes end here
                 continue
             means2d[c, n, 0], means2d[c, n, 1] = u, v
             depths[c, n] = z
             conics[c, n, 0], conics[c, n, 1], conics[c, n, 2] = yy / det, -xy / det, xx / det
-            radii[c, n, 0], radii[c, n, 1] = np.int32(min(rx, _RADIUS_MAX)), np.int32(min(ry, _RADIUS_MAX))
+            radii[c, n, 0], radii[c, n, 1] = np.int32(rx), np.int32(ry)
             if degree < 0:
                 for k in range(3):
                     colors[c, n, k] = sh[n, 0, k]
