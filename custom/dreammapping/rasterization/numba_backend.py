@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from . import numba_binning as binning
 from . import numba_projection as projection
+from . import numba_projection_gradients as projection_gradients
 from . import numba_tiles as tiles
 from .checks import require_dtype
 from .numba_runtime import TILE, parallel_for
@@ -59,8 +60,8 @@ def _as_coefficients(colors: Tensor) -> Tensor:
     return colors if colors.ndim == 3 else colors[:, None]
 
 
-def _zeros(*shape: int) -> Tensor:
-    return torch.zeros(shape, dtype=torch.float32)
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32)
 
 
 def _given(gradient: Tensor | None, *shape: int) -> np.ndarray:
@@ -83,17 +84,17 @@ class _Project(torch.autograd.Function):
         degree = -1 if scene.sh_degree is None else scene.sh_degree
         sh = _as_coefficients(colors)
         inputs = _arrays(means, quats, scales, opacities, sh)
-        means2d, depths = _zeros(cameras, count, 2), _zeros(cameras, count)
-        conics, view_colors = _zeros(cameras, count, 3), _zeros(cameras, count, 3)
-        radii = torch.zeros(cameras, count, 2, dtype=torch.int32)
-        size = np.float32(scene.width), np.float32(scene.height)
+        means2d, depths = _empty(cameras, count, 2), _empty(cameras, count)
+        conics, view_colors = _empty(cameras, count, 3), _empty(cameras, count, 3)
+        radii = torch.empty(cameras, count, 2, dtype=torch.int32)
+        limits = projection.slope_limits(Ks, scene.width, scene.height)
         parallel_for(
-            projection.project_gaussians, count, *inputs, degree, viewmats, Ks, positions, *size,
-            np.float32(scene.near), np.float32(scene.far), np.float32(scene.eps2d),
+            projection.project_gaussians, count, *inputs, degree, viewmats, Ks, positions, limits,
+            *map(np.float32, (scene.width, scene.height, scene.near, scene.far, scene.eps2d)),
             *_arrays(means2d, depths, conics, radii, view_colors), grain=_GAUSSIAN_GRAIN,
         )  # fmt: skip
         ctx.save_for_backward(means, quats, scales, colors, conics, radii, view_colors)
-        ctx.cameras = (degree, viewmats, Ks, positions, *size)
+        ctx.cameras = (degree, viewmats, Ks, positions, limits)
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
         return means2d, depths, conics, view_colors, radii
@@ -107,9 +108,9 @@ class _Project(torch.autograd.Function):
         means, quats, scales, colors, conics, radii, view_colors = ctx.saved_tensors
         cameras, count = radii.shape[:2]
         sh = _as_coefficients(colors)
-        outputs = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (means, quats, scales, sh)]
+        outputs = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (means, quats, scales, sh)]
         parallel_for(
-            projection.projection_gradients, count, *_arrays(means, quats, scales, sh), *ctx.cameras,
+            projection_gradients.projection_gradients, count, *_arrays(means, quats, scales, sh), *ctx.cameras,
             *_arrays(conics, radii, view_colors), _given(v_means2d, cameras, count, 2),
             _given(v_depths, cameras, count), _given(v_conics, cameras, count, 3), _given(v_colors, cameras, count, 3),
             *_arrays(*outputs), grain=_GAUSSIAN_GRAIN,
@@ -147,8 +148,8 @@ def _bin(
     per_tile, row_count = np.zeros((cameras, tiles_x * tiles_y), np.int64), np.zeros((cameras, count), np.int64)
     levels = np.log2(np.maximum(alphas, np.float32(ALPHA_THRESHOLD)))
     parallel_for(
-        binning.list_tiles, cameras, order, visible, centers, shapes, levels, shades, distances, boxes, *limits, tiles_x,
-        first, splats, tile, per_tile, row_count,
+        binning.list_tiles, cameras, order, visible, centers, shapes, levels, shades, distances, boxes, *limits,
+        tiles_x, first, splats, tile, per_tile, row_count,
     )  # fmt: skip
 
     tile_start = np.zeros(per_tile.size + 1, np.int64)
@@ -200,8 +201,8 @@ class _Composite(torch.autograd.Function):
         )  # fmt: skip
         outputs = [torch.empty_like(t) for t in (means2d, conics, opacities, colors, depths)]
         parallel_for(
-            tiles.sum_rows, opacities.shape[0], rows.row_start, rows.row_count, sums, *_arrays(opacities, conics, *outputs),
-            grain=_GAUSSIAN_GRAIN,
+            tiles.sum_rows, opacities.shape[0], rows.row_start, rows.row_count, sums,
+            *_arrays(opacities, conics, *outputs), grain=_GAUSSIAN_GRAIN,
         )  # fmt: skip
         v_means2d, v_conics, v_opacities, v_colors, v_depths = outputs
         return v_means2d, v_conics, v_colors, v_depths, v_opacities, None, None, None

@@ -1,9 +1,9 @@
 """numba kernels: sort the Gaussians of each view by depth and list them by pixel tile.
 
-Terms: a *row* is one (Gaussian, tile) pair. Rows are numbered twice: along the tiles, each tile's rows nearest first (the
-*position*), and along the Gaussians (the *row number*), so that what belongs to one Gaussian lies side by side.
+Terms: a *row* is one (Gaussian, tile) pair. Rows are numbered twice: along the tiles, each tile's rows nearest first
+(the *position*), and along the Gaussians (the *row number*), so that what belongs to one Gaussian lies side by side.
 
-The compositing kernels read a *splat* for each row: what they need of a Gaussian in one cache line, in the order of depth.
+The compositing kernels read a *splat* for each row: what they need of a Gaussian in one cache line, by depth.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import math
 import numpy as np
 
 from . import types
-from .numba_runtime import TILE, kernel
+from .numba_runtime import TILE, inlined, kernel
 
 SPLAT = 16
 """Numbers of a splat, of which eleven are used."""
 X, Y, XX, XY, YY, LEVEL, TOP, RED, GREEN, BLUE, DEPTH = range(11)
-"""Where they are: at (X, Y) + (dx, dy), alpha is 2^(LEVEL - XX dx^2 - XY dx dy - YY dy^2); below Y - TOP and above Y + TOP
-it is under the threshold."""
+"""Where they are: at (X, Y) + (dx, dy), alpha is 2^(LEVEL - XX dx^2 - XY dx dy - YY dy^2). It is below the threshold
+outside of Y - TOP .. Y + TOP."""
 
 _F0, _F1, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _LOG2E, _2LN2 = np.float32(math.log2(math.e)), np.float32(2 * math.log(2))
@@ -64,7 +64,7 @@ def sort_by_depth(start, stop, radii, depth_bits, order, visible):
             here[i] = source[i]
 
 
-@kernel
+@inlined
 def _tile_span(center, radius, size):
     """Tiles [first, last) that the interval center +- radius meets within [0, size], or one more."""
     low, high = max(center - radius, _F0), min(center + radius, size - _HALF)
@@ -84,7 +84,7 @@ def count_box_tiles(start, stop, order, visible, means2d, radii, width, height, 
         boxes[c] = total
 
 
-@kernel
+@inlined
 def _half_height(a, b, d, reach):
     """Of the ellipse a dx^2 + 2 b dx dy + d dy^2 <= reach: its half height, dy at its rightmost point, the determinant.
 

@@ -29,16 +29,26 @@ TILE = 8
 """Tiles are TILE x TILE pixels. The kernels' constants are compiled in: clear the cache after changing this one."""
 
 
+_OPTIONS = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+
+
+def inlined(function: Callable) -> Callable:
+    """Compile ``function`` into each kernel that calls it.
+
+    A real call would push every field of every array on the stack. numba's cache of a kernel looks at the file of the
+    kernel alone: who changes an inlined function in another one clears the cache.
+    """
+    return numba.njit(forceinline=True, **_OPTIONS)(function)
+
+
 def kernel(function: Callable) -> Callable:
     """Compile ``function`` at first call and keep the machine code on disk.
 
     The cache is numba's: ``NUMBA_CACHE_DIR`` if set, else ``__pycache__`` beside the source if writable, else the
-    user's cache folder; without any of them each process compiles anew. Its key is the source file that holds the
-    kernel, so helpers a kernel calls belong into the same file.
+    user's cache folder; without any of them each process compiles anew.
     """
-    options = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        return numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError as error:
         if "no locator available" not in str(error):
             raise
@@ -47,7 +57,7 @@ def kernel(function: Callable) -> Callable:
             "Set NUMBA_CACHE_DIR to a writable folder.",
             stacklevel=2,
         )
-        return numba.njit(**options)(function)
+        return numba.njit(**_OPTIONS)(function)
 
 
 def parallel_for(body: Callable, count: int, *arrays: Any, grain: int = 1) -> None:

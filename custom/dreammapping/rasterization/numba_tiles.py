@@ -1,10 +1,10 @@
 """numba kernels: composite the tiles that numba_binning has filled, and the gradients of that.
 
-Every row (Gaussian in a tile) has its own gradients, and the rows of a Gaussian lie side by side and are added in a fixed
-order. Nothing is added by two threads, so results do not depend on their number.
+Every row (Gaussian in a tile) has its own gradients, and the rows of a Gaussian lie side by side and are added in a
+fixed order. Nothing is added by two threads, so results do not depend on their number.
 
-A vector holds BLOCK_ROWS rows of a tile's pixels, so a pixel's column depends on its lane alone. Pixels are not branched
-on: a finished one has transmittance zero. Blocks that the Gaussian does not reach are skipped.
+A vector holds BLOCK_ROWS rows of a tile's pixels, so a pixel's column depends on its lane alone. Pixels are
+not branched on: a finished one has transmittance zero. Blocks that the Gaussian does not reach are skipped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from . import types
 from .numba_binning import BLUE, DEPTH, GREEN, LEVEL, RED, TOP, XX, XY, YY, X, Y
-from .numba_runtime import TILE, kernel
+from .numba_runtime import TILE, inlined, kernel
 from .numba_vectors import LANES, any_lane, exp2, load, repeat, select, store, totals
 
 PIXELS = TILE * TILE
@@ -36,9 +36,10 @@ _STOP = np.float32(types.TRANSMITTANCE_STOP)
 
 # Offsets of the per-pixel state within one flat array.
 _T, _RED, _GREEN, _BLUE, _DEPTH, _ALPHA, _REST, _STATE = (k * PIXELS for k in range(8))
+_LEFT = _REST  # in the forward pass: the transmittance, also of a finished pixel
 
 
-@kernel
+@inlined
 def _pixel_offsets():
     """Column and row of each lane's pixel center within a block."""
     column, row = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
@@ -47,7 +48,7 @@ def _pixel_offsets():
     return load(column, 0), load(row, 0)
 
 
-@kernel
+@inlined
 def _open_tile(state, tx, ty, width, height):
     """Transmittance one within the image and zero outside; the rest of the state zero."""
     state[_RED:_STATE] = _F0
@@ -56,7 +57,7 @@ def _open_tile(state, tx, ty, width, height):
         state[_T + p] = _F1 if x < width and y < height else _F0
 
 
-@kernel
+@inlined
 def _finished(state):
     going = load(state, _T)
     for block in range(1, BLOCKS):
@@ -64,7 +65,7 @@ def _finished(state):
     return not any_lane(going > _F0)
 
 
-@kernel
+@inlined
 def _block_range(center, reach, top):
     """Blocks [first, last) of the tile that starts at ``top`` with pixel centers within center +- reach, hardly more.
 
@@ -90,6 +91,7 @@ def composite_tiles(start, stop, tile_start, rows, splats, rgb, alpha_out, depth
         c, ty, tx = tile // (tiles_x * tiles_y), tile // tiles_x % tiles_y, tile % tiles_x
         left, top = np.float32(tx * TILE), np.float32(ty * TILE)
         _open_tile(state, tx, ty, width, height)
+        state[_LEFT : _LEFT + PIXELS] = _F1
         begin, end = tile_start[tile], tile_start[tile + 1]
         position = begin
         while position < end:
@@ -115,6 +117,7 @@ def composite_tiles(start, stop, tile_start, rows, splats, rgb, alpha_out, depth
                 store(state, _BLUE + p, load(state, _BLUE + p) + weight * s[BLUE])
                 store(state, _DEPTH + p, load(state, _DEPTH + p) + weight * s[DEPTH])
                 store(state, _ALPHA + p, load(state, _ALPHA + p) + weight)
+                store(state, _LEFT + p, select(going, after, load(state, _LEFT + p)))
             position += 1
         processed[tile] = position
         for y in range(ty * TILE, min(ty * TILE + TILE, height)):
@@ -123,11 +126,13 @@ def composite_tiles(start, stop, tile_start, rows, splats, rgb, alpha_out, depth
                 rgb[c, y, x, 0] = state[_RED + p]
                 rgb[c, y, x, 1] = state[_GREEN + p]
                 rgb[c, y, x, 2] = state[_BLUE + p]
-                alpha_out[c, y, x] = state[_ALPHA + p]
+                # Transparent pixels are exact as a sum of weights, opaque ones by what is left.
+                sparse = state[_ALPHA + p] < _HALF
+                alpha_out[c, y, x] = state[_ALPHA + p] if sparse else _F1 - state[_LEFT + p]
                 depth_out[c, y, x] = state[_DEPTH + p]
 
 
-@kernel
+@inlined
 def _load_gradients(state, c, tx, ty, rgb, alpha, depth, v_rgb, v_alpha, v_depth):
     """Incoming gradients of the tile's pixels, and the value they weigh the whole pixel with (the first suffix sum)."""
     height, width = rgb.shape[1], rgb.shape[2]

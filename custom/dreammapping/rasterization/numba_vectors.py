@@ -1,11 +1,12 @@
 """A vector of 16 float32 numbers for numba kernels.
 
-numba hands plain loops to LLVM, which turns a branch-free loop of fixed length into vector instructions only while it can
-prove a lot about it: a variable start, a sum over two loops or a second array each prevent it. Kernels that must be
-vectors say so with this type. LLVM cuts it to what the processor has (one register with AVX-512, two with AVX2, four with
-SSE or NEON).
+numba hands plain loops to LLVM, which turns a branch-free loop of fixed length into vector instructions only while it
+can prove a lot about it: a variable start, a sum over two loops or a second array each prevent it. Kernels that must be
+vectors say so with this type. LLVM cuts it to what the processor has (one register with AVX-512, two with AVX2, four
+with SSE or NEON).
 
-Within a kernel: ``+ - * /`` between vectors or a vector and a float32; comparisons give a mask, masks combine with ``&``.
+Within a kernel: ``+ - * /`` between vectors or a vector and a float32; comparisons give a mask, masks combine with
+``&``. numba's cache looks at the file of a kernel alone: who changes this one clears the kernels' cache.
 """
 
 from __future__ import annotations
