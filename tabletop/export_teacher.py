@@ -1,6 +1,8 @@
 """Put the trained parts into one Stable Diffusion folder, half precision:
 
 `python -m tabletop.export_teacher --vae build/tabletop/vae/vae --unet build/tabletop/unet --judge build/tabletop/judge-run/judge --output load`
+
+While train_text_to_image still runs, the averages of its last checkpoint are exported: a preview of the teacher.
 """
 from __future__ import annotations
 
@@ -10,22 +12,32 @@ import shutil
 from pathlib import Path
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPModel, CLIPTextModel
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from .captions import vocabulary
-from .models import noise_scheduler
+from .models import noise_scheduler, text_encoder, unet
 from .tokenizer import copy_tokenizer
+from .training import load_average
 from .world import COLORS, FAMILIES, PATTERNS, VIEWS
 
 
-def export_teacher(vae: Path, unet: Path, target: Path) -> None:
+def trained_networks(run: Path) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """What train_text_to_image has written into `run`: its result, or the averages of its last checkpoint while it goes on."""
+    if (run / "unet").exists():
+        return UNet2DConditionModel.from_pretrained(run / "unet"), CLIPTextModel.from_pretrained(run / "text_encoder")
+    tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
+    return load_average(unet(), run, "unet"), load_average(text_encoder(tokenizer), run, "text")
+
+
+def export_teacher(vae: Path, run: Path, target: Path) -> None:
     """The folder that `pretrained_model_name_or_path` names."""
     target.mkdir(parents=True, exist_ok=True)
+    network, text = trained_networks(run)
     AutoencoderKL.from_pretrained(vae).half().save_pretrained(target / "vae")
-    UNet2DConditionModel.from_pretrained(unet / "unet").half().save_pretrained(target / "unet")
-    CLIPTextModel.from_pretrained(unet / "text_encoder").half().save_pretrained(target / "text_encoder")
+    network.half().save_pretrained(target / "unet")
+    text.half().save_pretrained(target / "text_encoder")
     noise_scheduler().save_pretrained(target / "scheduler")
-    copy_tokenizer(unet / "tokenizer", target / "tokenizer")
+    copy_tokenizer(run / "tokenizer", target / "tokenizer")
     index = {
         "_class_name": "StableDiffusionPipeline", "feature_extractor": [None, None], "requires_safety_checker": False,
         "safety_checker": [None, None], "scheduler": ["diffusers", "DDPMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -98,9 +99,11 @@ def main() -> None:
     tokenizer = initial_tokenizer(args.start_from, args.output / "tokenizer")
     pictures = load_pictures(args.data, device)
     vae = AutoencoderKL.from_pretrained(args.vae).to(device)
-    means, stds = encode_latents(vae, pictures.images)
+    with ThreadPoolExecutor(1) as pool:  # the CPU writes captions while the GPU encodes
+        written = pool.submit(caption_tokens, tokenizer, pictures, args.seed)
+        means, stds = encode_latents(vae, pictures.images)
+        tokens = written.result().to(device)
     pictures.images = pictures.images[:0]
-    tokens = caption_tokens(tokenizer, pictures, args.seed).to(device)
     empty = tokenize(tokenizer, [""]).to(device)
     network, text = initial_networks(args.start_from, tokenizer)
     network, text = network.to(device, memory_format=torch.channels_last), text.to(device)

@@ -80,6 +80,13 @@ class MovingAverage:
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1.0 - decay)
 
 
+def load_average(module: nn.Module, folder: Path, name: str) -> nn.Module:
+    """`module` with the averaged weights that a stage's checkpoint in `folder` keeps for it under `name`."""
+    weights = load_file(folder / "weights.safetensors")
+    module.load_state_dict({key: weights[f"average.{name}.{key}"] for key, _ in module.named_parameters()}, strict=False)
+    return module
+
+
 class Stage:
     """Modules under training with their optimizer, average and checkpoint folder."""
 
