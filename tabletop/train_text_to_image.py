@@ -1,6 +1,8 @@
 """Train U-Net and text encoder together on the latents of the pictures.
 
 `python -m tabletop.train_text_to_image --data build/tabletop/train --vae build/tabletop/vae/vae --output build/tabletop/unet`
+
+On several GPUs: `torchrun --nproc-per-node 2 -m tabletop.train_text_to_image ...`; `--batch` is the number of pictures of each process.
 """
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from . import processes
 from .captions import captions, vocabulary
 from .make_data import Pictures, load_pictures
 from .models import PROMPT_LENGTH, noise_scheduler, text_encoder, unet
@@ -74,8 +77,9 @@ class Denoising(nn.Module):
 def initial_tokenizer(start: Path | None, target: Path) -> CLIPTokenizer:
     """A tokenizer of today's words in `target`, or that of the teacher that training starts from."""
     if start is None:
-        return build_tokenizer(vocabulary(), target, length=PROMPT_LENGTH)
-    copy_tokenizer(start / "tokenizer", target)
+        processes.after_first(lambda: build_tokenizer(vocabulary(), target, length=PROMPT_LENGTH))
+    else:
+        processes.after_first(lambda: copy_tokenizer(start / "tokenizer", target))
     return CLIPTokenizer.from_pretrained(target)
 
 
@@ -93,8 +97,9 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained autoencoder")
     parser.add_argument("--start-from", type=Path, help="a teacher folder whose U-Net and text encoder a new stage starts from")
     args = parser.parse_args()
+    rank = processes.join()
     device = default_device()
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed + 1000 * rank)
     torch.backends.cuda.matmul.allow_tf32 = True
     tokenizer = initial_tokenizer(args.start_from, args.output / "tokenizer")
     pictures = load_pictures(args.data, device)
@@ -128,6 +133,8 @@ def main() -> None:
             return objective(noisy, t, words, noise, weights[t])
 
     stage.run(loss_of)
+    if not processes.is_first():
+        return
     stage.use_average()
     network.save_pretrained(args.output / "unet")
     text.save_pretrained(args.output / "text_encoder")

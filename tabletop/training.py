@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from . import processes
+
 
 @dataclass
 class LoopSettings:
@@ -51,7 +53,8 @@ def add_loop_arguments(parser: argparse.ArgumentParser, *, steps: int, learning_
 
 
 def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The current CUDA device, which `processes.join` chooses, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def settings_from(args: argparse.Namespace, **changes: float) -> LoopSettings:
@@ -99,6 +102,7 @@ class Stage:
         self.average = MovingAverage(parameters, settings.ema_decay)
         self.step, self.seconds = 0, 0.0
         self._load()
+        processes.share([p.data for p in parameters] + self.average.average)
 
     def _load(self) -> None:
         state = self.folder / "state.json"
@@ -122,6 +126,8 @@ class Stage:
 
     def save(self) -> None:
         """Write the checkpoint; each file is replaced in one move, so a kill leaves the previous one."""
+        if not processes.is_first():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         weights, moments = {}, {}
         for (name, parameter), average in zip(self.named.items(), self.average.average):
@@ -149,12 +155,14 @@ class Stage:
         reported = (started, self.step)
         parameters = list(self.named.values())
         running = None
-        while (progress := self._progress()) < 1.0:
+        progress = self._progress()
+        while progress < 1.0:
             rate = self.settings.learning_rate * cosine_with_warmup(self.step, progress, self.settings.warmup)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             loss = loss_of(self.step)
             loss.backward()
+            processes.average([p.grad for p in parameters if p.grad is not None])
             torch.nn.utils.clip_grad_norm_(parameters, clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -163,25 +171,35 @@ class Stage:
             self.step += 1
             now = time.monotonic()
             self.seconds, last = self.seconds + now - last, now
-            if self.step % self.settings.report_every == 0:
-                reported = self._report(running, reported)
-                if now - started > 60 * self.settings.minutes:
+            looks = self.step % self.settings.report_every == 0
+            if self.settings.total_minutes is None or looks:  # several processes must agree on a clock, which takes an exchange
+                progress = self._progress()
+            if looks:
+                reported = self._report(running, reported, progress)
+                if self._agreed(now - started) > 60 * self.settings.minutes:
                     break
             if self.step % self.settings.save_every == 0:
                 self.save()
         self.save()
-        return self._progress() >= 1.0
+        return progress >= 1.0
 
     def _progress(self) -> float:
-        """Part of the stage that is done, 0 to 1."""
+        """Part of the stage that is done, 0 to 1, the same in every process."""
         if self.settings.total_minutes is not None:
-            return self.seconds / (60 * self.settings.total_minutes)
+            return self._agreed(self.seconds) / (60 * self.settings.total_minutes)
         return self.step / self.settings.steps
 
-    def _report(self, running: Tensor, reported: tuple[float, int]) -> tuple[float, int]:
+    def _agreed(self, seconds: float) -> float:
+        """The first process's `seconds`."""
+        clock = torch.tensor([seconds], device=next(iter(self.named.values())).device)
+        processes.share([clock])
+        return clock.item()
+
+    def _report(self, running: Tensor, reported: tuple[float, int], progress: float) -> tuple[float, int]:
         value, now = running.item(), time.monotonic()
         if not math.isfinite(value):
             raise RuntimeError(f"the loss is {value} at step {self.step}; lower --learning-rate and continue from {self.folder}")
         speed = (self.step - reported[1]) / (now - reported[0])
-        print(f"step {self.step} ({self._progress():.0%})  loss {value:.5f}  {speed:.1f} steps/s", flush=True)
+        if processes.is_first():
+            print(f"step {self.step} ({progress:.0%})  loss {value:.5f}  {speed:.1f} steps/s", flush=True)
         return now, self.step
