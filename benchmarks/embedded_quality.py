@@ -37,7 +37,8 @@ PROMPTS: tuple[tuple[str, str, str], ...] = (
     ("car", "blue", "checkered"),
     ("teapot", "red", "metallic"),
 )
-"""Family, color and pattern. None was used to choose a setting; the last three combinations are ones the teacher never saw."""
+"""Family, color and pattern. The mug is the default prompt; none of the others was used to choose a
+setting. The last three combinations are ones the teacher never saw."""
 
 
 def prompt_of(family: str, color: str, pattern: str) -> str:

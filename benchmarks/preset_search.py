@@ -176,16 +176,12 @@ def run(candidate: dict[str, Any], prompt: tuple[str, str, str], picture: str) -
     return result
 
 
-@torch.no_grad()
 def opinion(views: torch.Tensor, family: str, color: str, pattern: str) -> dict[str, Any]:
     """Mean probability of the right answer and share of right answers for each attribute, and the score."""
-    row, seen = _judge.families.index(family), _judge.embed_images(views)
     truth = {"family": _judge.families.index(family), "color": _judge.colors.index(color), "pattern": _judge.patterns.index(pattern)}
-    scale, result = _judge.model.logit_scale.exp(), {}
+    odds, result = _judge.odds(views, truth["family"]), {}
     for name, index in truth.items():
-        rows = _judge.questions[name]
-        odds = (scale * seen @ _judge.embed_texts(rows[row] if len(rows) > 1 else rows[0]).T).softmax(dim=1)
-        result |= {name: odds[:, index].mean().item(), f"{name}_right": (odds.argmax(1) == index).float().mean().item()}
+        result |= {name: odds[name][:, index].mean().item(), f"{name}_right": (odds[name].argmax(1) == index).float().mean().item()}
     return {**result, "score": result["family"] + result["color"] + 0.5 * result["pattern"]}
 
 

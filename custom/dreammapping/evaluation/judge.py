@@ -74,10 +74,16 @@ class Judge:
         """100 x cosine of each picture with `text`: [N] (Hessel et al. 2021 without the factor 2.5, as text-to-3D papers print it)."""
         return 100.0 * self.embed_images(images) @ self.embed_texts([text])[0]
 
-    def ask(self, images: Tensor, family: int) -> Answers:
-        """Answers on pictures [N, H, W, 3]; `family` (its index) is given in the questions on the other attributes."""
-        seen, choices = self.embed_images(images), {}
+    @torch.no_grad()
+    def odds(self, images: Tensor, family: int) -> dict[str, Tensor]:
+        """Probability of each answer, per attribute [N, answers], on pictures [N, H, W, 3] in [0, 1]; `family` (its index) is given in the
+        questions on the other attributes."""
+        seen, scale, result = self.embed_images(images), self.model.logit_scale.exp(), {}
         for attribute, rows in self.questions.items():
             texts = rows[family] if len(rows) > 1 else rows[0]
-            choices[attribute] = (seen @ self.embed_texts(texts).T).argmax(dim=1).cpu()
-        return Answers(choices)
+            result[attribute] = (scale * seen @ self.embed_texts(texts).T).softmax(dim=1)
+        return result
+
+    def ask(self, images: Tensor, family: int) -> Answers:
+        """The most probable answers; arguments as for `odds`."""
+        return Answers({attribute: odds.argmax(dim=1).cpu() for attribute, odds in self.odds(images, family).items()})
