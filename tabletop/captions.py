@@ -13,6 +13,8 @@ from .families import FAMILIES
 from .materials import COLORS, PATTERNS
 from .world import NATURAL, Labels, WorldError
 
+UNCLEAR = -1  # view label of a picture that shows no view clearly
+
 # The first name of each list is the canonical one, used by plain_prompt and most often in captions.
 FAMILY_NAMES: dict[str, tuple[str, ...]] = {
     "mug": ("mug", "cup", "coffee mug"), "teapot": ("teapot", "tea pot"), "lamp": ("lamp", "table lamp", "desk lamp"),
@@ -55,7 +57,7 @@ VIEW_OPENINGS: dict[str, tuple[str, ...]] = {
     "side": ("side view of {}", "{} seen from the side"), "front": ("front view of {}", "{} seen from the front"),
     "back": ("back view of {}", "{} seen from behind"), "overhead": ("overhead view of {}", "{} seen from above", "top view of {}"),
 }
-_NO_COLOR, _NO_PATTERN, _WITH_VIEW, _CANONICAL = 0.12, 0.10, 0.5, 0.6
+_NO_COLOR, _NO_PATTERN, _WITH_VIEW, _CANONICAL = 0.12, 0.04, 0.6, 0.6
 
 
 def _name(names: Sequence[str], rng: random.Random) -> str:
@@ -97,15 +99,16 @@ def _subject(noun: str, color: str, pattern: str, rng: random.Random) -> str:
 
 def _check(family: int, color: int, pattern: int, view: int = 0) -> None:
     for what, value, names, low in (("family", family, FAMILIES, 0), ("color", color, COLORS, NATURAL), ("pattern", pattern, PATTERNS, 0),
-                                    ("view", view, VIEWS, 0)):
+                                    ("view", view, VIEWS, UNCLEAR)):
         if not low <= value < len(names):
             raise WorldError(f"{what} is {value}; it must be an index from {low} to {len(names) - 1}")
 
 
 def caption(family: int, color: int, pattern: int, view: int, rng: random.Random) -> str:
-    """One random wording. Indices into FAMILIES, COLORS (-1: never names a colour), PATTERNS and VIEWS.
+    """One random wording. Indices into FAMILIES, COLORS (-1: never names a colour), PATTERNS and VIEWS (-1: never names a view).
 
-    What it says is always true of the image; colour, pattern and view may go unmentioned (12 %, 10 %, 50 %).
+    What it says is always true of the image; colour, pattern and view may go unmentioned (12 %, 4 %, 40 %). Patterns seldom do, because
+    "a red mug" should mean a plain one.
     """
     _check(family, color, pattern, view)
     noun = _name(FAMILY_NAMES[FAMILIES[family]], rng)
@@ -113,7 +116,7 @@ def caption(family: int, color: int, pattern: int, view: int, rng: random.Random
     shown = "plain" if rng.random() < _NO_PATTERN else PATTERNS[pattern]
     # An unmentioned pattern must not turn into the claim "plain".
     subject = _subject(noun, hue, shown, rng) if shown == PATTERNS[pattern] else _article(_join(hue, noun))
-    if rng.random() >= _WITH_VIEW:
+    if view == UNCLEAR or rng.random() >= _WITH_VIEW:
         return rng.choice(OPENINGS).format(subject)
     name = VIEWS[view]
     if rng.random() < 0.7:
@@ -122,7 +125,7 @@ def caption(family: int, color: int, pattern: int, view: int, rng: random.Random
 
 
 def captions(labels: Labels, views: Tensor, rng: random.Random) -> list[str]:
-    """One caption per label. views: [B] indices into VIEWS."""
+    """One caption per label. views: [B] indices into VIEWS, -1 where no view is to be named."""
     rows = zip(labels.family.tolist(), labels.color.tolist(), labels.pattern.tolist(), views.tolist())
     return [caption(*row, rng) for row in rows]
 

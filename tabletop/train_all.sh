@@ -4,7 +4,8 @@
 #   LIMIT=570 sh tabletop/train_all.sh
 #
 # Where a second GPU is, it draws most of the pictures and trains the judge while the first trains the autoencoder and the U-Net. With one, the
-# judge trains beside the U-Net on it. START=load/embedded-teacher keeps that teacher's autoencoder and goes on from its U-Net.
+# judge trains beside the U-Net on it. START=load keeps the autoencoder of the teacher in that folder and
+# goes on from its U-Net and from the judge beside it.
 set -eu
 LIMIT=${LIMIT:-3600}
 D=${D:-build/tabletop}
@@ -29,17 +30,17 @@ judge() {
     touch "$D/drawn"
     while [ ! -d "$D/heldout" ]; do sleep 1; done
     [ -f "$D/judge-run/judge/model.safetensors" ] || CUDA_VISIBLE_DEVICES=$SECOND $PYTHON -m tabletop.train_judge --data "$D/judge" --heldout "$D/heldout" \
-        --output "$D/judge-run" --total-minutes "${JUDGE_MINUTES:-9}" --minutes "$(left 30)"
+        ${START:+--start-from "$START/embedded-judge"} --output "$D/judge-run" --total-minutes "${JUDGE_MINUTES:-9}" --minutes "$(left 30)"
 }
 
 teacher() {
-    if [ -n "$START" ] && [ ! -d "$D/vae/vae" ]; then mkdir -p "$D/vae" && cp -r "$START/vae" "$D/vae/vae"; fi
+    if [ -n "$START" ] && [ ! -d "$D/vae/vae" ]; then mkdir -p "$D/vae" && cp -r "$START/embedded-teacher/vae" "$D/vae/vae"; fi
     [ -d "$D/vae/vae" ] || CUDA_VISIBLE_DEVICES=$FIRST $PYTHON -m tabletop.train_vae --data "$D/train" --heldout "$D/heldout" \
         --output "$D/vae" --total-minutes "${VAE_MINUTES:-4}" --minutes "$(left 20)"
     [ -d "$D/vae/vae" ] || return 0
     while [ ! -f "$D/drawn" ] && kill -0 $JUDGE; do sleep 1; done
     CUDA_VISIBLE_DEVICES=$FIRST $PYTHON -m tabletop.train_text_to_image --data "$D/train" --vae "$D/vae/vae" --output "$D/unet" \
-        ${START:+--start-from "$START"} --total-minutes "${UNET_MINUTES:-16}" --minutes "$(left 60)"
+        ${START:+--start-from "$START/embedded-teacher"} --total-minutes "${UNET_MINUTES:-16}" --minutes "$(left 60)"
 }
 
 rm -f "$D/drawn"

@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTokenizer
 
-from .captions import plain_prompt, vocabulary
+from .captions import plain_prompt
 from .make_data import load_pictures
 from .models import PROMPT_LENGTH, judge
-from .tokenizer import build_tokenizer
-from .train_text_to_image import tokenize
+from .train_text_to_image import initial_tokenizer, tokenize
 from .train_vae import to_signed
-from .training import Stage, add_loop_arguments, default_device, settings_from
+from .training import Stage, add_loop_arguments, settings_from, training_device
 from .world import COLORS, FAMILIES, PATTERNS, VIEWS
 
 WRAPPERS = ("{}", "a photo of {}", "a DSLR photo of {}", "a 3d render of {}")
@@ -44,11 +44,12 @@ def questions() -> dict[str, list[list[str]]]:
 
 
 def augment(pictures: Tensor) -> Tensor:
-    """Random shift and zoom, blur, tint and noise; [B, 3, H, W] in [-1, 1], each picture differently."""
+    """Random mirroring, shift, zoom, blur, tint and noise; [B, 3, H, W] in [-1, 1], each picture differently."""
     count, device = len(pictures), pictures.device
     zoom = 1.0 + 0.15 * (2 * torch.rand(count, device=device) - 1)
     theta = torch.zeros(count, 2, 3, device=device)
     theta[:, 0, 0] = theta[:, 1, 1] = zoom
+    theta[:, 0, 0] *= torch.where(torch.rand(count, device=device) < 0.5, -1.0, 1.0)  # no label tells left from right
     theta[:, :, 2] = 0.1 * (2 * torch.rand(count, 2, device=device) - 1)
     grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
     moved = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
@@ -115,15 +116,20 @@ def accuracy(choices: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str,
     return result
 
 
+def initial_judge(start: Path | None, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """A new judge, or one that was exported before."""
+    return judge(tokenizer) if start is None else CLIPModel.from_pretrained(start).float().train()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_loop_arguments(parser, steps=4000, learning_rate=1e-3, batch=768)
     parser.add_argument("--heldout", type=Path, help="pictures to measure the judge on")
+    parser.add_argument("--start-from", type=Path, help="folder of a judge whose weights a new stage starts from")
     args = parser.parse_args()
-    device = default_device()
+    device = training_device()
     torch.manual_seed(args.seed)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    tokenizer = build_tokenizer(vocabulary(), args.output / "judge", length=PROMPT_LENGTH)
+    tokenizer = initial_tokenizer(args.start_from, args.output / "judge")
     pictures = load_pictures(args.data, device)
     labels = {"family": pictures.labels.family, "color": pictures.labels.color, "pattern": pictures.labels.pattern, "view": pictures.views}
     labels = {name: values.to(device) for name, values in labels.items()}
@@ -134,7 +140,7 @@ def main() -> None:
     asked = questions()
     flat = [text for rows in asked.values() for row in rows for text in row]
     tables = torch.stack([tokenize(tokenizer, [w.format(t) for t in flat]) for w in WRAPPERS]).to(device)
-    model = judge(tokenizer).to(device)
+    model = initial_judge(args.start_from, tokenizer).to(device)
     stage = Stage({"judge": model}, settings_from(args), args.output, weight_decay=0.05)
     objective = Judgement(model, {name: (len(rows), len(rows[0])) for name, rows in asked.items()})
     if not args.no_compile:

@@ -22,10 +22,10 @@ from .make_data import Pictures, load_pictures
 from .models import PROMPT_LENGTH, noise_scheduler, text_encoder, unet
 from .tokenizer import build_tokenizer, copy_tokenizer
 from .train_vae import to_signed
-from .training import Stage, add_loop_arguments, default_device, settings_from
+from .training import Stage, add_loop_arguments, settings_from, training_device
 
 CAPTIONS_EACH = 4
-EMPTY_PROBABILITY = 0.1
+EMPTY_PROBABILITY = 0.15
 """Share of pictures whose caption is dropped, so that guidance has an unconditional prediction (Ho & Salimans 2022)."""
 
 
@@ -35,9 +35,9 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 
 def caption_tokens(tokenizer: CLIPTokenizer, pictures: Pictures, seed: int) -> Tensor:
-    """Several captions a picture: [CAPTIONS_EACH, N, PROMPT_LENGTH] int16."""
+    """Several captions a picture, which name its view only if it is clear: [CAPTIONS_EACH, N, PROMPT_LENGTH] int16."""
     rng = random.Random(seed)
-    return torch.stack([tokenize(tokenizer, captions(pictures.labels, pictures.views, rng)).short() for _ in range(CAPTIONS_EACH)])
+    return torch.stack([tokenize(tokenizer, captions(pictures.labels, pictures.clear_views, rng)).short() for _ in range(CAPTIONS_EACH)])
 
 
 @torch.no_grad()
@@ -75,11 +75,11 @@ class Denoising(nn.Module):
 
 
 def initial_tokenizer(start: Path | None, target: Path) -> CLIPTokenizer:
-    """A tokenizer of today's words in `target`, or that of the teacher that training starts from."""
+    """A tokenizer of today's words in `target`, or a copy of the one in `start`."""
     if start is None:
         processes.after_first(lambda: build_tokenizer(vocabulary(), target, length=PROMPT_LENGTH))
     else:
-        processes.after_first(lambda: copy_tokenizer(start / "tokenizer", target))
+        processes.after_first(lambda: copy_tokenizer(start, target))
     return CLIPTokenizer.from_pretrained(target)
 
 
@@ -98,10 +98,9 @@ def main() -> None:
     parser.add_argument("--start-from", type=Path, help="a teacher folder whose U-Net and text encoder a new stage starts from")
     args = parser.parse_args()
     rank = processes.join()
-    device = default_device()
+    device = training_device()
     torch.manual_seed(args.seed + 1000 * rank)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    tokenizer = initial_tokenizer(args.start_from, args.output / "tokenizer")
+    tokenizer = initial_tokenizer(args.start_from and args.start_from / "tokenizer", args.output / "tokenizer")
     pictures = load_pictures(args.data, device)
     vae = AutoencoderKL.from_pretrained(args.vae).to(device)
     with ThreadPoolExecutor(1) as pool:  # the CPU writes captions while the GPU encodes

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .make_data import load_pictures
 from .models import IMAGE_SIZE, LATENT_SIZE, autoencoder
-from .training import Stage, add_loop_arguments, default_device, settings_from
+from .training import Stage, add_loop_arguments, settings_from, training_device
 
 KL_WEIGHT = 4e-7
 CROP = 96
@@ -72,9 +72,8 @@ def main() -> None:
     add_loop_arguments(parser, steps=20_000, learning_rate=1e-3, batch=96)
     parser.add_argument("--heldout", type=Path, help="pictures to measure the PSNR on")
     args = parser.parse_args()
-    device = default_device()
+    device = training_device()
     torch.manual_seed(args.seed)
-    torch.backends.cuda.matmul.allow_tf32 = True
     pictures = load_pictures(args.data, device).images
     vae = autoencoder().to(device, memory_format=torch.channels_last)
     settings = settings_from(args)
