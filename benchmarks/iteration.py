@@ -136,6 +136,7 @@ def paper_shapes(device: torch.device, iterations: int) -> dict[str, Any]:
     if device.type != "cuda":
         raise SystemExit("--paper-shapes needs a CUDA device; on a CPU one iteration of that size takes minutes.")
     report: dict[str, Any] = {}
+    torch.cuda.init()  # peak memory cannot be reset before
     with tempfile.TemporaryDirectory() as scratch:
         teacher = random_sd21(Path(scratch) / "teacher")
         for loss in ("sds", "vdm"):

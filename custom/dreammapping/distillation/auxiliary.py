@@ -48,7 +48,7 @@ class AuxiliaryOptimizer:
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         _average_over_processes(gradients)
         for parameter, gradient in zip(self.parameters, gradients):
-            parameter.grad = gradient
+            parameter.grad = None if gradient is None else _laid_out_like(parameter, gradient)
         optimizer.step()
         for parameter in self.parameters:
             parameter.grad = None
@@ -80,6 +80,13 @@ class AuxiliaryOptimizer:
             return cls(self.parameters, fused=True, **options)
         except RuntimeError:  # a device without fused kernels
             return cls(self.parameters, foreach=True, **options)
+
+
+def _laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """`gradient` with the strides of `parameter`: on CUDA convolutions return channels-last ones, which fused optimizers refuse."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _average_over_processes(gradients: Iterable[Tensor | None]) -> None:

@@ -66,23 +66,25 @@ class RunReport:
         return paths
 
     def turntable(self) -> None:
-        """The test frames as a video and as one picture; then the card with all that exists now."""
+        """The test frames as one picture and as a video; then the card with all that exists now."""
         system, folder = self._system, f"it{self._system.true_global_step}-test"
         if not system.trainer.is_global_zero:
             return
-        system.save_img_sequence(
-            folder,
-            folder,
-            r"(\d+)\.png",
-            save_format="mp4",
-            fps=system.cfg.video_fps,
-            name="test",
-            step=system.true_global_step,
-        )
         frames = _evenly_chosen(_numbered(Path(system.get_save_dir(), folder)), SHEET_VIEWS)
         system.save_image(SHEET, contact_sheet([imageio.imread(path) for path in frames]))
-        if self._wanted():
-            self._write_card(None)
+        try:
+            system.save_img_sequence(
+                folder,
+                folder,
+                r"(\d+)\.png",
+                save_format="mp4",
+                fps=system.cfg.video_fps,
+                name="test",
+                step=system.true_global_step,
+            )
+        finally:  # without ffmpeg there is no video, but the frames and the sheet are there
+            if self._wanted():
+                self._write_card(None)
 
     def _wanted(self) -> bool:
         return self._system.cfg.report and self._system.trainer.is_global_zero

@@ -19,7 +19,7 @@ from dreammapping.distillation import (
     build_timesteps,
     inject,
 )
-from dreammapping.distillation.auxiliary import AuxiliaryOptimizer, AuxiliaryUpdate
+from dreammapping.distillation.auxiliary import OPTIMIZERS, AuxiliaryOptimizer, AuxiliaryUpdate
 from dreammapping.errors import ConfigError
 
 from tests.helpers.score import SHAPE, embeddings, gaussian_teacher
@@ -194,6 +194,24 @@ def test_auxiliary_optimizer_equals_torchs(name):
         reference.step()
     torch.testing.assert_close(ours, theirs)
     assert ours.grad is None  # nobody else's optimizer may see it
+
+
+def test_auxiliary_gradients_have_the_layout_of_their_parameters(monkeypatch):
+    """Fused optimizers on CUDA refuse the channels-last gradients that convolutions return there."""
+    weight, seen = torch.nn.Parameter(torch.randn(2, 3, 4, 5)), []
+
+    class Spy(torch.optim.Adam):
+        def step(self, closure=None):
+            seen.append((weight.grad.stride(), weight.grad.clone()))
+            return super().step(closure)
+
+    monkeypatch.setitem(OPTIMIZERS._entries, "spy", Spy)
+    other = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    loss = (weight.to(memory_format=torch.channels_last) * other).sum()
+    assert torch.autograd.grad(loss, weight, retain_graph=True)[0].stride() != weight.stride()
+    AuxiliaryOptimizer([weight], AuxiliaryUpdate("spy", lr=0.1)).step(loss)
+    assert seen[0][0] == weight.stride()
+    torch.testing.assert_close(seen[0][1], other.contiguous())
 
 
 def test_without_gradients_the_operator_still_learns():
