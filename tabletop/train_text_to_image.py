@@ -93,7 +93,7 @@ def initial_networks(start: Path | None, tokenizer: CLIPTokenizer) -> tuple[UNet
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_loop_arguments(parser, steps=14_000, learning_rate=1e-3, batch=512)
+    add_loop_arguments(parser, steps=14_000, learning_rate=1e-3, batch=768)
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained autoencoder")
     parser.add_argument("--start-from", type=Path, help="a teacher folder whose U-Net and text encoder a new stage starts from")
     args = parser.parse_args()
