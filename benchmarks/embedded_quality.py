@@ -5,6 +5,7 @@
 Every prompt goes through launch.py as a user would run it. The judge (load/embedded-judge) then answers, for eight views around the object,
 which family and which color it sees; the other attributes are reported too. One JSON file with all answers and one contact sheet with a row
 a prompt are written. Finished runs are kept, so the command can be stopped and started again. Arguments behind `--` go to launch.py.
+On a GPU --workers trains several prompts at once; their times are then not those of a run alone.
 """
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -95,17 +97,20 @@ def main() -> None:
     parser.add_argument("--config", default="custom/dreammapping/configs/vdm-gs.yaml")
     parser.add_argument("--judge", type=Path, default=ROOT / "load/embedded-judge")
     parser.add_argument("--only", type=int, help="the first so many prompts")
+    parser.add_argument("--workers", type=int, default=1, help="runs at once")
     parser.add_argument("extra", nargs="*", help="further arguments of launch.py")
     args = parser.parse_args()
     judge, results, rows = Judge(args.judge), [], []
-    for family, color, pattern in PROMPTS[: args.only]:
-        prompt = prompt_of(family, color, pattern)
-        run, seconds = run_prompt(prompt, (args.output / prompt.replace(" ", "_")).resolve(), args.config, args.extra)
-        views = turntable_views(run)
-        rows.append(views)
-        card = json.loads((run / "save" / "model_card.json").read_text(encoding="utf-8"))
-        results.append({"prompt": prompt, **judge_views(judge, views, family, color, pattern), "seconds": seconds, "card": card})
-        print(f"{prompt:36s}" + "".join(f"  {k} {results[-1][k]:5.1%}" for k in ("family", "color", "pattern")), flush=True)
+    with ThreadPoolExecutor(args.workers) as pool:
+        folders = [(args.output / prompt_of(*asked).replace(" ", "_")).resolve() for asked in PROMPTS[: args.only]]
+        runs = [pool.submit(run_prompt, prompt_of(*asked), folder, args.config, args.extra) for asked, folder in zip(PROMPTS, folders)]
+        for (family, color, pattern), finished in zip(PROMPTS, runs):
+            prompt, (run, seconds) = prompt_of(family, color, pattern), finished.result()
+            views = turntable_views(run)
+            rows.append(views)
+            card = json.loads((run / "save" / "model_card.json").read_text(encoding="utf-8"))
+            results.append({"prompt": prompt, **judge_views(judge, views, family, color, pattern), "seconds": seconds, "card": card})
+            print(f"{prompt:36s}" + "".join(f"  {k} {results[-1][k]:5.1%}" for k in ("family", "color", "pattern")), flush=True)
     mean = {k: float(np.mean([r[k] for r in results])) for k in ("family", "color", "pattern", "clip_score")}
     print(f"{'mean':36s}" + "".join(f"  {k} {mean[k]:5.1%}" for k in ("family", "color", "pattern")))
     args.output.mkdir(parents=True, exist_ok=True)
