@@ -1,7 +1,6 @@
 """Multi-resolution hash grids (Müller et al. 2022, Instant-NGP), with the parameters and the values of tiny-cuda-nn's.
 
-One `torch.autograd.Function` for any device; compiled loops do the work on the CPU (`hash_grid_numba`), PyTorch
-elsewhere (`hash_grid_torch`). Twice differentiable, as normals from the gradient of a density need it.
+Compiled loops do the work on the CPU (`hash_grid_numba`), PyTorch elsewhere (`hash_grid_torch`). Twice differentiable, as normals from the gradient of a density need it.
 """
 
 from __future__ import annotations
@@ -25,54 +24,84 @@ def _backend(x: Tensor, layout: GridLayout) -> ModuleType:
     return hash_grid_numba if hash_grid_numba.supports(x, layout) else hash_grid_torch
 
 
-class _Lookup(torch.autograd.Function):
-    """Points [N, D] and parameters -> features [N, L * F]. Only its arguments are kept for the backward pass."""
+def _lookup(x: Tensor, params: Tensor, layout: GridLayout) -> Tensor:
+    """Points [N, D] and parameters -> features [N, L * F].
+
+    The gradients in parameters and in points come from two nodes of the graph, since autograd does not tell one node
+    which of its gradients are asked for: a normal needs only the one in points, and the other one is dear.
+    """
+    features = _Gather.apply(params, (x,), layout)
+    return _Slope.apply(features, x, (params,), layout) if x.requires_grad else features
+
+
+class _Gather(torch.autograd.Function):
+    """The features; differentiable in the parameters. The points come in a tuple, which autograd does not look into."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, params: Tensor, layout: GridLayout) -> Tensor:
-        ctx.save_for_backward(x, params)
+    def forward(ctx, params: Tensor, points: tuple[Tensor], layout: GridLayout) -> Tensor:
+        ctx.points, ctx.layout = points, layout
+        return _backend(points[0], layout).gather(points[0], None, params, layout)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None, None]:
+        return _Scatter.apply(ctx.points[0], g, ctx.layout), None, None
+
+
+class _Slope(torch.autograd.Function):
+    """Passes the features on and adds their gradient in the points."""
+
+    @staticmethod
+    def forward(ctx, features: Tensor, x: Tensor, params: tuple[Tensor], layout: GridLayout) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.params, ctx.layout = params, layout
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        return g, _Contract.apply(ctx.saved_tensors[0], ctx.params[0], g, ctx.layout), None, None
+
+
+class _Scatter(torch.autograd.Function):
+    """The gradient in the parameters, as a function of the points and of the features' gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, g: Tensor, layout: GridLayout) -> Tensor:
+        ctx.save_for_backward(x, g)
         ctx.layout = layout
-        return _backend(x, layout).gather(x, None, params, layout)
-
-    @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, params = ctx.saved_tensors
-        return *_LookupBackward.apply(x, params, g, ctx.layout, ctx.needs_input_grad[:2]), None
-
-
-class _LookupBackward(torch.autograd.Function):
-    """The gradients of `_Lookup`, of which each may be asked for, as a function that can be differentiated itself."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, params: Tensor, g: Tensor, layout: GridLayout, needed: tuple[bool, bool]):
-        ctx.save_for_backward(x, params, g)
-        ctx.layout = layout
-        ctx.set_materialize_grads(False)
-        backend = _backend(x, layout)
-        return (
-            backend.contract(x, None, params, g, layout) if needed[0] else None,
-            backend.scatter(x, None, g, layout) if needed[1] else None,
-        )
+        return _backend(x, layout).scatter(x, None, g, layout)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, v: Tensor | None, w: Tensor | None):
-        """`v` [N, D] and `w`, flat as the parameters, are the gradients of what `forward` returned."""
+    def backward(ctx, w: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, g = ctx.saved_tensors
+        backend, layout, needed = _backend(x, ctx.layout), ctx.layout, ctx.needs_input_grad
+        return (
+            backend.contract(x, None, w, g, layout) if needed[0] else None,
+            backend.gather(x, None, w, layout) if needed[1] else None,
+            None,
+        )
+
+
+class _Contract(torch.autograd.Function):
+    """The gradient in the points, as a function of points, parameters and the features' gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, params: Tensor, g: Tensor, layout: GridLayout) -> Tensor:
+        ctx.save_for_backward(x, params, g)
+        ctx.layout = layout
+        return _backend(x, layout).contract(x, None, params, g, layout)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, v: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, params, g = ctx.saved_tensors
         backend, layout, needed = _backend(x, ctx.layout), ctx.layout, ctx.needs_input_grad
-        of_x: list[Tensor] = []
-        of_params: list[Tensor] = []
-        of_g: list[Tensor] = []
-        for direction, table, given in ((v, params, v), (None, w, w)):
-            if given is None:
-                continue
-            if needed[0]:
-                of_x.append(backend.contract(x, direction, table, g, layout))
-            if needed[1] and direction is not None:  # what `w` is multiplied with does not depend on the parameters
-                of_params.append(backend.scatter(x, direction, g, layout))
-            if needed[2]:
-                of_g.append(backend.gather(x, direction, table, layout))
-        return *(sum(terms[1:], terms[0]) if terms else None for terms in (of_x, of_params, of_g)), None, None
+        return (
+            backend.contract(x, v, params, g, layout) if needed[0] else None,
+            backend.scatter(x, v, g, layout) if needed[1] else None,
+            backend.gather(x, v, params, layout) if needed[2] else None,
+            None,
+        )
 
 
 class Grid(nn.Module):
@@ -92,7 +121,7 @@ class Grid(nn.Module):
         self.params = nn.Parameter(torch.empty(self.layout.entries * self.layout.features).uniform_(-1e-4, 1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Lookup.apply(x.to(self.params.dtype), self.params, self.layout)
+        return _lookup(x.to(self.params.dtype), self.params, self.layout)
 
 
 def _make_grid(n_input_dims: int, config: Mapping[str, Any]) -> nn.Module:

@@ -135,6 +135,17 @@ def test_gradients_of_normals_reach_the_parameters():
     assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(*results))
 
 
+def test_a_normal_does_not_pay_for_the_gradient_of_the_parameters(monkeypatch):
+    calls = []
+    scatter = hash_grid_numba.scatter
+    monkeypatch.setattr(hash_grid_numba, "scatter", lambda *args: calls.append(args[1]) or scatter(*args))
+    grid, x = make_grid(3, MIXED[2][1]), points(3).requires_grad_()
+    (slope,) = torch.autograd.grad(grid(x).sum(), x, create_graph=True)
+    assert not calls
+    slope.square().sum().backward()
+    assert len(calls) == 1 and calls[0] is not None
+
+
 @pytest.mark.parametrize("interpolation", ["Linear", "Smoothstep", "Nearest"])
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 2e-4)])
@@ -198,6 +209,18 @@ def test_empty_and_half_precision_points():
     assert grid(torch.rand(0, 3)).shape == (0, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert grid(torch.rand(4, 3).bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("device", ["meta", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_the_device_is_that_of_the_data(device):
+    """On the device `meta` every operation checks its tensors' devices and computes nothing."""
+    grid, x = make_grid(3, MIXED[3][1]).to(device), points(3).to(device).requires_grad_()
+    (slope,) = torch.autograd.grad(grid(x).sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    assert grid.params.grad.device.type == x.grad.device.type == slope.device.type == device
+    if device == "cuda":
+        cpu = make_grid(3, MIXED[3][1])
+        assert torch.allclose(grid(x).cpu(), cpu(x.cpu()), atol=1e-11)
 
 
 @pytest.mark.parametrize("otype", ["HashGrid", "ProgressiveBandHashGrid"])
