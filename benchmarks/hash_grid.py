@@ -2,10 +2,10 @@
 
     python benchmarks/hash_grid.py --points 200000 --threads 1 2
 
-threestudio's grid: 16 levels from 16 to 4096 points along an axis, 2 features each, tables of 2^19 entries. On a CPU: the
-compiled loops and PyTorch. With CUDA: PyTorch, and tiny-cuda-nn where it is installed. Random points are the worst case;
-points along rays (`--order rays`) share cells. Prints a table and writes the numbers as JSON. The runs of the candidates
-alternate, so that a change of the machine's load meets all of them.
+threestudio's grid: 16 levels from 16 to 4096 points along an axis, 2 features each, tables of 2^19 entries. On a CPU:
+the compiled loops and PyTorch. With CUDA: PyTorch, and tiny-cuda-nn where it is installed. Random points are the worst
+case; points along rays (`--order rays`) share cells. Prints a table and writes the numbers as JSON. The runs of the
+candidates alternate, so that a change of the machine's load meets all of them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def step(encoding: nn.Module, module: ModuleType | None, x: Tensor, g: Tensor, n
 
 
 class Watch:
-    """Seconds since its making: on the clock, and of this process on all its cores, which other processes disturb less."""
+    """Seconds since its making: on the clock, and of this process on all cores, which others disturb less."""
 
     def __init__(self, x: Tensor) -> None:
         self.is_cuda = x.is_cuda
@@ -110,7 +110,8 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, list[Seconds]]]:
 
 
 def print_table(title: str, runs: dict[str, dict[str, list[Seconds]]], points: int) -> None:
-    print(f"\n{title}\n{'':36}{'median ms':>11}{'min ms':>9}{'CPU ms':>9}{'queries/s, median':>20}{'per CPU second':>17}")
+    header = f"{'median ms':>11}{'min ms':>9}{'CPU ms':>9}{'queries/s, median':>20}{'per CPU second':>17}"
+    print(f"\n{title}\n{'':36}{header}")
     for name, parts in runs.items():
         for part, seconds in parts.items():
             clock, process = statistics.median(c for c, _ in seconds), statistics.median(p for _, p in seconds)

@@ -1,6 +1,7 @@
 """Multi-resolution hash grids (Müller et al. 2022, Instant-NGP), with the parameters and the values of tiny-cuda-nn's.
 
-Compiled loops do the work on the CPU (`hash_grid_numba`), PyTorch elsewhere (`hash_grid_torch`). Twice differentiable, as normals from the gradient of a density need it.
+Compiled loops do the work on the CPU (`hash_grid_numba`), PyTorch elsewhere (`hash_grid_torch`). Twice differentiable,
+as normals from the gradient of a density need it.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ class GridLayout:
 def make_layout(dims: int, config: Mapping[str, Any]) -> GridLayout:
     """The layout that a config of `HashGrid`, `DenseGrid`, `TiledGrid` or `Grid` describes.
 
-    Keys and defaults are tiny-cuda-nn's: `type` (Hash, Dense, Tiled; for Grid), `n_levels` 16, `n_features_per_level` 2,
-    `log2_hashmap_size` 19, `base_resolution` 16, `per_level_scale` 2.0, `interpolation` (Linear, Smoothstep, Nearest).
+    Keys and defaults are tiny-cuda-nn's: `type` (Hash, Dense, Tiled; for Grid), `n_levels` 16, `n_features_per_level`
+    2, `log2_hashmap_size` 19, `base_resolution` 16, `per_level_scale` 2.0, `interpolation` (Linear, Smoothstep, Nearest).
 
     Raises:
         ConfigError: a value out of range, a name that is not known, or more than 4 coordinates.
@@ -99,7 +99,7 @@ def make_layout(dims: int, config: Mapping[str, Any]) -> GridLayout:
         raise ConfigError(f"encoding {otype} takes 1 to {len(PRIMES)} coordinates, not {dims}.")
     for key, only in (("hash", "CoherentPrime"), ("stochastic_interpolation", False)):
         if config.get(key, only) != only:
-            raise ConfigError(f"encoding {otype}: {key} is {config[key]!r}; only tiny-cuda-nn (backend: tcnn) has that.")
+            raise ConfigError(f"encoding {otype}: {key} is {config[key]!r}; only backend: tcnn has that.")
     base, growth = _at_least(config, "base_resolution", 16), _at_least(config, "per_level_scale", 2.0)
     capacity = 2 ** int(_at_least(config, "log2_hashmap_size", 19))
     levels: list[Level] = []

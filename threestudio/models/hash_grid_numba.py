@@ -44,21 +44,11 @@ def _inlined(function: Callable) -> Callable:
 
 
 @_inlined
-def _entry(level, cx, cy, cz):
-    hashed, offset, size, stride_y, stride_z = level[0], level[1], level[2], level[3], level[4]
-    if hashed:
-        return offset + ((cx ^ (cy * _P1) ^ (cz * _P2)) & (size - 1))
-    index = cx + cy * stride_y + cz * stride_z
-    if index < 0 or index >= size:  # rare, and the division is slow
-        index %= size
-    return offset + index
-
-
-@_inlined
 def _cell(x, n, scale, mode, low, factors):
-    """The grid point below point n, and each axis' share of the weights: factors[order of derivative, axis, near or far].
+    """The grid point below point n, and each axis' share of the weights.
 
-    A missing third coordinate lies on grid point 0 of its axis.
+    `factors` is indexed by the order of the derivative, the axis, and 0 for the near or 1 for the far side. A missing
+    third coordinate lies on grid point 0 of its axis.
     """
     for axis in range(x.shape[1]):
         position = x[n, axis] * scale + 0.5
@@ -110,44 +100,63 @@ def _scratch():
 
 
 @_inlined
-def _corner_entry(level, low, corner):
-    return _entry(level, low[0] + (corner & 1), low[1] + ((corner >> 1) & 1), low[2] + (corner >> 2))
+def _entries(low, level, rows):
+    """The entries of a cell's corners. All are known before the first is read, so that the reads can overlap."""
+    hashed, offset, size, stride_y, stride_z, corners = level[0] != 0, level[1], level[2], level[3], level[4], level[6]
+    if hashed:
+        y, z = low[1] * _P1, low[2] * _P2
+        for corner in range(corners):
+            row = (low[0] + (corner & 1)) ^ (y + _P1 if corner & 2 else y) ^ (z + _P2 if corner & 4 else z)
+            rows[corner] = offset + (row & (size - 1))
+        return
+    first = low[0] + low[1] * stride_y + low[2] * stride_z
+    for corner in range(corners):
+        row = first + (corner & 1) + (stride_y if corner & 2 else 0) + (stride_z if corner & 4 else 0)
+        if row < 0 or row >= size:  # rare, and the division is slow
+            row %= size
+        rows[corner] = offset + row
 
 
 @_kernel
 def _gather(x, v, table, scale, level, out):
-    low, factors = _scratch()
+    (low, factors), rows, weights = _scratch(), np.zeros(8, np.uint64), np.zeros(8)
     for n in range(x.shape[0]):
         _cell(x, n, scale, level[5], low, factors)
+        _entries(low, level, rows)
         for corner in range(level[6]):
-            row, weight = _corner_entry(level, low, corner), _weight(factors, corner, v, n)
-            for feature in range(table.shape[1]):
-                out[feature, n] += weight * table[row, feature]
+            weights[corner] = _weight(factors, corner, v, n)
+        for feature in range(table.shape[1]):
+            total = 0.0
+            for corner in range(level[6]):
+                total += weights[corner] * table[rows[corner], feature]
+            out[feature, n] = total
 
 
 @_kernel
 def _scatter(x, v, g, scale, level, out):
-    low, factors = _scratch()
+    (low, factors), rows = _scratch(), np.zeros(8, np.uint64)
     for n in range(x.shape[0]):
         _cell(x, n, scale, level[5], low, factors)
+        _entries(low, level, rows)
         for corner in range(level[6]):
-            row, weight = _corner_entry(level, low, corner), _weight(factors, corner, v, n)
+            weight = _weight(factors, corner, v, n)
             for feature in range(out.shape[1]):
-                out[row, feature] += weight * g[feature, n]
+                out[rows[corner], feature] += weight * g[feature, n]
 
 
 @_kernel
 def _contract(start, stop, x, v, table, g, scales, levels, out):
-    low, factors = _scratch()
+    (low, factors), rows = _scratch(), np.zeros(8, np.uint64)
     features = table.shape[1]
     for k in range(len(scales)):
         level = levels[k]
         for n in range(start, stop):
             _cell(x, n, scales[k], level[5], low, factors)
+            _entries(low, level, rows)
             for corner in range(level[6]):
-                row, inner = _corner_entry(level, low, corner), 0.0
+                inner = 0.0
                 for feature in range(features):
-                    inner += table[row, feature] * g[k * features + feature, n]
+                    inner += table[rows[corner], feature] * g[k * features + feature, n]
                 for axis in range(x.shape[1]):
                     out[n, axis] += inner * _slope(factors, corner, axis, v, n)
 
@@ -159,7 +168,7 @@ def supports(x: Tensor, layout: GridLayout) -> bool:
 
 def gather(x: Tensor, v: Tensor | None, params: Tensor, layout: GridLayout) -> Tensor:
     """See `hash_grid_torch.gather`. The result [N, L * F] is the transpose of a contiguous tensor."""
-    out = params.new_zeros(len(layout.levels), layout.features, len(x))
+    out = params.new_empty(len(layout.levels), layout.features, len(x))
     points, direction, table, target = _array(x), _array(v), _table(params, layout), out.numpy()
     _share_out(
         lambda k: _gather(points, direction, table, layout.levels[k].scale, _numbers(layout, k), target[k]),

@@ -1,7 +1,7 @@
 """Looking up a grid encoding in plain PyTorch: any device, any floating type, up to 4 coordinates.
 
-`gather`, `scatter` and `contract` are all that a lookup, its gradients and the gradients of those need. With a direction
-`v` [N, D], each uses in place of the interpolation weights their derivative along `v`, per point.
+`gather`, `scatter` and `contract` are all that a lookup, its gradients and the gradients of those need. With a
+direction `v` [N, D], each uses in place of the interpolation weights their derivative along `v`, per point.
 """
 
 from __future__ import annotations

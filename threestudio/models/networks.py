@@ -163,8 +163,8 @@ class SphereInitVanillaMLP(VanillaMLP):
 class TCNNShapedMLP(VanillaMLP):
     """tiny-cuda-nn's FullyFusedMLP and CutlassMLP without it: a float32 network of the same shape, without bias.
 
-    Config: `n_neurons` (128), `n_hidden_layers` (5), `activation` (ReLU), `output_activation` (None). The parameters are
-    not laid out as tiny-cuda-nn's, and it computes in float16: a checkpoint of one does not load into the other.
+    Config: `n_neurons` (128), `n_hidden_layers` (5), `activation` (ReLU), `output_activation` (None). The parameters
+    are not laid out as tiny-cuda-nn's, and it computes in float16: a checkpoint of one does not load into the other.
     """
 
     def __init__(self, dim_in: int, dim_out: int, config: Mapping[str, Any]) -> None:

@@ -74,7 +74,8 @@ def reference(x, params, config):
         for level in range(config["n_levels"]):
             scale = config["base_resolution"] * config["per_level_scale"] ** level - 1
             resolution = math.ceil(scale) + 1
-            size = reference_entries(kind, resolution, config["base_resolution"], 2 ** config["log2_hashmap_size"], dims)
+            capacity = 2 ** config["log2_hashmap_size"]
+            size = reference_entries(kind, resolution, config["base_resolution"], capacity, dims)
             position = [value * scale + 0.5 for value in point]
             low = [math.floor(float(value.detach())) for value in position]
             total = torch.zeros(features, dtype=x.dtype)
@@ -275,7 +276,10 @@ def test_a_grid_learns_a_picture():
         ({"stochastic_interpolation": True}, "stochastic_interpolation.*tcnn"),
         ({"backend": "cuda"}, "backend is 'cuda'"),
         ({"otype": "ProgressiveBandHashGrid"}, "needs start_level, start_step, update_steps"),
-        ({"otype": "ProgressiveBandHashGrid", "start_level": 1, "start_step": 0, "update_steps": 0}, "update_steps is 0"),
+        (
+            {"otype": "ProgressiveBandHashGrid", "start_level": 1, "start_step": 0, "update_steps": 0},
+            "update_steps is 0",
+        ),
     ],
 )
 def test_mistakes_are_named(change, message):

@@ -33,7 +33,7 @@ def central_difference_normal(density: Callable[[Tensor], Tensor], points: Tenso
 def forward_difference_normal(
     density: Callable[[Tensor], Tensor], points: Tensor, here: Tensor, eps: float, radius: float
 ) -> Tensor:
-    """As `central_difference_normal`, from the density `here` [..., 1] at the points and `eps` ahead along each axis."""
+    """As `central_difference_normal`, from the density `here` [..., 1] and that `eps` ahead along each axis."""
     neighbors = points[..., None, :] + eps * torch.eye(3, device=points.device, dtype=points.dtype)  # [..., 3, 3]
     ahead = density(neighbors.clamp(-radius, radius))[..., 0]
     return F.normalize((here - ahead) / eps, dim=-1)

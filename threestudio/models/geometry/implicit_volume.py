@@ -157,8 +157,8 @@ class ImplicitVolume(BaseImplicitGeometry):
         if self.cfg.normal_type == "pred":
             return F.normalize(self.normal_network(encoded).reshape(*points.shape[:-1], 3), dim=-1)
         raise ConfigError(
-            "Normals are asked for, but the geometry's normal_type is null. Set system.geometry.normal_type, such as to "
-            "'analytic', or take a material that needs no normals."
+            "Normals are asked for, but the geometry's normal_type is null. Set system.geometry.normal_type, such as "
+            "to 'analytic', or take a material that needs no normals."
         )
 
     def _forward_with_analytic_normal(self, points: Tensor) -> dict[str, Tensor]:

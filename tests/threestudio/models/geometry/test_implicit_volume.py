@@ -40,9 +40,11 @@ def points(*shape, radius=0.9):
 
 def test_defaults_are_threestudios():
     cfg = OmegaConf.structured(find("implicit-volume").Config)
-    assert (cfg.n_input_dims, cfg.n_feature_dims, cfg.density_activation, cfg.density_bias) == (3, 3, "softplus", "blob_magic3d")
+    assert (cfg.n_input_dims, cfg.n_feature_dims) == (3, 3)
+    assert (cfg.density_activation, cfg.density_bias) == ("softplus", "blob_magic3d")
     assert (cfg.density_blob_scale, cfg.density_blob_std, cfg.normal_type) == (10.0, 0.5, "finite_difference")
-    assert (cfg.finite_difference_normal_eps, cfg.isosurface_threshold, cfg.anneal_density_blob_std_config) == (0.01, 25.0, None)
+    assert (cfg.finite_difference_normal_eps, cfg.isosurface_threshold) == (0.01, 25.0)
+    assert cfg.anneal_density_blob_std_config is None
     assert cfg.pos_encoding_config == default_pos_encoding() and cfg.mlp_network_config == default_mlp()
 
 
@@ -80,7 +82,8 @@ def test_density_biases_in_closed_form():
     for bias, raw in expected.items():
         blob = make_blob(density_bias=bias, density_blob_scale=7, density_blob_std=0.4)
         assert torch.allclose(blob.forward_density(x), F.softplus(raw), atol=1e-12)
-        network = make(density_bias=bias, density_blob_scale=7, density_blob_std=0.4, density_activation="none").double()
+        network = make(density_bias=bias, density_blob_scale=7, density_blob_std=0.4, density_activation="none")
+        network = network.double()
         encoded = network.encoding((x + 1) / 2)
         assert torch.allclose(network.forward_density(x), network.density_network(encoded) + raw, atol=1e-12)
 
@@ -195,9 +198,13 @@ def test_create_from_copies_what_fits():
 
 def test_resumed_training_equals_uninterrupted_training():
     config = {
-        "pos_encoding_config": {**HASH, "otype": "ProgressiveBandHashGrid", "start_level": 1, "start_step": 1, "update_steps": 2},
+        "pos_encoding_config": {
+            **HASH, "otype": "ProgressiveBandHashGrid", "start_level": 1, "start_step": 1, "update_steps": 2
+        },
         "normal_type": "analytic",
-        "anneal_density_blob_std_config": {"min_anneal_step": 1, "max_anneal_step": 5, "start_val": 0.5, "end_val": 0.3},
+        "anneal_density_blob_std_config": {
+            "min_anneal_step": 1, "max_anneal_step": 5, "start_val": 0.5, "end_val": 0.3
+        },
     }  # fmt: skip
 
     def train(volume, optimizer, steps):

@@ -60,7 +60,8 @@ def test_a_linear_field_is_reproduced(prefix, radius):
     assert torch.allclose(volume.export(x)["features"], out["features"])
     expected = -F.normalize(torch.tensor([1.0, -2.0, 0.5], dtype=x.dtype), dim=-1).expand(*prefix, 3)
     assert torch.allclose(out["normal"], expected) and torch.equal(out["normal"], out["shading_normal"])
-    assert torch.allclose(volume(torch.ones(1, 3, dtype=x.dtype) * radius)["density"], linear(torch.ones(1, 3, dtype=x.dtype) * radius)[:, :1])
+    corner = torch.full((1, 3), radius, dtype=x.dtype)
+    assert torch.allclose(volume(corner)["density"], linear(corner)[:, :1])
 
 
 def test_the_scale_is_learned_only_beside_a_number():
@@ -119,7 +120,8 @@ def test_the_surface_of_the_blob_and_of_a_fit():
 
 
 def test_state_dict_round_trip_and_device():
-    first, second = make_linear(normal_type="pred"), make(n_feature_dims=1, density_activation="none", density_bias=0, normal_type="pred")
+    first = make_linear(normal_type="pred")
+    second = make(n_feature_dims=1, density_activation="none", density_bias=0, normal_type="pred")
     first.normal_grid.data.normal_()
     second.load_state_dict(first.state_dict())
     x = points(4)
