@@ -87,7 +87,8 @@ def make_layout(dims: int, config: Mapping[str, Any]) -> GridLayout:
     """The layout that a config of `HashGrid`, `DenseGrid`, `TiledGrid` or `Grid` describes.
 
     Keys and defaults are tiny-cuda-nn's: `type` (Hash, Dense, Tiled; for Grid), `n_levels` 16, `n_features_per_level`
-    2, `log2_hashmap_size` 19, `base_resolution` 16, `per_level_scale` 2.0, `interpolation` (Linear, Smoothstep, Nearest).
+    2, `log2_hashmap_size` 19, `base_resolution` 16, `per_level_scale` 2.0, `interpolation` (Linear, Smoothstep,
+    Nearest).
 
     Raises:
         ConfigError: a value out of range, a name that is not known, or more than 4 coordinates.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
-import threestudio
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import threestudio
 from threestudio.errors import ConfigError, suggest
 from threestudio.models.geometry.base import BaseGeometry, BaseImplicitGeometry, contract_to_unisphere
 from threestudio.models.geometry.density import (

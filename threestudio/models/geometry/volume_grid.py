@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional, Tuple, Union
 
-import threestudio
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import threestudio
 from threestudio.errors import ConfigError, suggest
 from threestudio.models.geometry.base import BaseImplicitGeometry, contract_to_unisphere
 from threestudio.models.geometry.density import central_difference_normal, cone_blob
