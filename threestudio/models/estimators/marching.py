@@ -63,26 +63,36 @@ def march(
         step: length of an interval.
         t_min, t_max: [R], the part of the ray that is sampled; midpoints lie below t_max.
     """
-    cells = torch.tensor(occupied.shape, device=box.device)
-    scale = cells / (box[1] - box[0])
-    origins, directions = (rays_o - box[0]) * scale, rays_d * scale  # in units of cells
+    scale = torch.tensor(occupied.shape, device=box.device) / (box[1] - box[0])
+    directions = rays_d * scale
     # Blocks of samples are tested before samples. No sample is further than 0.9 cells from its block's center, so a
     # block whose center's cell has no occupied neighbor holds nothing.
     pace = float(directions.abs().amax()) * step if len(directions) else 0.0
     block = max(1, min(_BLOCK, int(2 * 0.9 / pace) + 1)) if pace > 0 else 1
-    grown = F.max_pool3d(occupied[None].float(), kernel_size=3, stride=1, padding=1)[0] > 0
     first, counts = _lattice(rays_o, rays_d, box, step, t_min, t_max)
+    rays = _GridRays((rays_o - box[0]) * scale, directions, t_min, t_max, first, counts)
+    # A border of empty cells stands for everything outside; the grown grid needs one to grow into.
+    bordered = F.pad(occupied, (1,) * 6)
+    grown = F.max_pool3d(bordered[None].float(), kernel_size=3, stride=1, padding=1)[0] > 0
     parts = []
     for start in range(0, max(len(rays_o), 1), _RAYS_AT_ONCE):
-        rays = slice(start, start + _RAYS_AT_ONCE)
-        ray, k = _occupied_steps(
-            origins[rays], directions[rays], occupied, grown, step, t_min[rays], first[rays], counts[rays], block
-        )
+        chunk = _GridRays(*(value[start : start + _RAYS_AT_ONCE] for value in rays))
+        ray, k = _occupied_steps(chunk, bordered, grown, step, block)
         parts.append((ray + start, k))
     ray, k = (torch.cat(values) for values in zip(*parts))
-    begin = t_min[ray]
-    samples = RaySamples(ray, begin + k * step, begin + (k + 1) * step)
-    return samples.keep(begin + (k + 0.5) * step < t_max[ray])
+    begin = t_min.index_select(0, ray)
+    return RaySamples(ray, begin + k * step, begin + (k + 1) * step)
+
+
+class _GridRays(NamedTuple):
+    """Rays in units of cells, and which of their intervals to look at."""
+
+    origins: Tensor  # [R, 3]
+    directions: Tensor  # [R, 3]
+    t_min: Tensor  # [R]
+    t_max: Tensor  # [R]
+    first: Tensor  # [R] int64, number of the first interval
+    counts: Tensor  # [R] int64
 
 
 def _lattice(
@@ -99,36 +109,30 @@ def _lattice(
 
 
 def _occupied_steps(
-    origins: Tensor,
-    directions: Tensor,
-    occupied: Tensor,
-    grown: Tensor,
-    step: float,
-    t_min: Tensor,
-    first: Tensor,
-    counts: Tensor,
-    block: int,
+    rays: _GridRays, bordered: Tensor, grown: Tensor, step: float, block: int
 ) -> tuple[Tensor, Tensor]:
-    """Ray and number k of the intervals whose midpoint is in an occupied cell; coordinates in units of cells."""
-    ray, number = expand_counts((counts + block - 1) // block)
-    middle = t_min[ray] + (first[ray] + number * block + 0.5 * block) * step
-    near = _lookup(grown, torch.addcmul(origins[ray], directions[ray], middle[:, None]), outside=None)
-    ray, begin = ray[near], (number * block)[near]
+    """Ray and number k of the intervals whose midpoint is in an occupied cell."""
+    ray, number = expand_counts((rays.counts + block - 1) // block)
+    begin = number * block
+    chosen = _GridRays(*(value.index_select(0, ray) for value in rays))
+    middle = chosen.t_min + (chosen.first + begin + 0.5 * block) * step
+    near = _lookup(grown, chosen.origins, chosen.directions, middle[:, None])[:, 0].nonzero()[:, 0]
 
-    ray, begin = ray.repeat_interleave(block), begin.repeat_interleave(block)
-    offset = begin + torch.arange(block, device=ray.device).repeat(len(ray) // block)
-    ray, offset = (value[offset < counts[ray]] for value in (ray, offset))
-    k = first[ray] + offset
-    points = torch.addcmul(origins[ray], directions[ray], (t_min[ray] + (k + 0.5) * step)[:, None])
-    inside = _lookup(occupied, points, outside=False)
-    return ray[inside], k[inside]
+    ray, begin = ray.index_select(0, near), begin.index_select(0, near)[:, None]
+    chosen = _GridRays(*(value.index_select(0, near) for value in chosen))
+    offset = begin + torch.arange(block, device=ray.device)  # [blocks, block]
+    k = chosen.first[:, None] + offset
+    t = chosen.t_min[:, None] + (k + 0.5) * step
+    inside = _lookup(bordered, chosen.origins, chosen.directions, t)
+    inside &= (offset < chosen.counts[:, None]) & (t < chosen.t_max[:, None])
+    row, column = inside.nonzero().unbind(-1)
+    return ray.index_select(0, row), chosen.first.index_select(0, row) + begin[:, 0].index_select(0, row) + column
 
 
-def _lookup(grid: Tensor, points: Tensor, outside: bool | None) -> Tensor:
-    """bool [N]: the grid's cell at points [N, 3] in units of cells; outside it `outside`, or the nearest cell if
-    None."""
-    index = points.floor().long()
-    size = torch.tensor(grid.shape, device=grid.device)
-    clamped = torch.minimum(index.clamp(min=0), size - 1)
-    found = grid[tuple(clamped.unbind(-1))]
-    return found if outside is None else torch.where((index == clamped).all(-1), found, outside)
+def _lookup(bordered: Tensor, origins: Tensor, directions: Tensor, t: Tensor) -> Tensor:
+    """The grid [X + 2, Y + 2, Z + 2] with a border of one cell, at distances t [N, S] on rays [N, 3] in cells: bool."""
+    flat = torch.zeros_like(t)  # float32 holds the number of a cell exactly up to 2^24
+    for axis, size in enumerate(bordered.shape):
+        cell = torch.addcmul(origins[:, axis, None], directions[:, axis, None], t).floor_().clamp_(-1, size - 2)
+        flat = flat.mul_(size).add_(cell).add_(1)
+    return bordered.flatten().take(flat.long())

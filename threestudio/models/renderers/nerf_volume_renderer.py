@@ -194,7 +194,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         points = rays.points(ray_indices, t_points)
         found = self.geometry(points, output_normal=self.material.requires_normal)
         rgb = self.material(
-            viewdirs=rays.directions[ray_indices],
+            viewdirs=rays.directions_of(ray_indices),
             positions=points,
             light_positions=rays.light_of(ray_indices),
             **found,
@@ -231,7 +231,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         weights = render_weight_from_density(t_starts, t_ends, found["density"][..., 0], ray_indices).weights
         gather = partial(accumulate_along_rays, weights, ray_indices=ray_indices, n_rays=len(rays.origins))
         opacity, depth, comp_rgb_fg = gather(None), gather(t_points[:, None]), gather(rgb)
-        z_variance = gather((t_points[:, None] - depth[ray_indices]) ** 2)
+        z_variance = gather((t_points[:, None] - depth.index_select(0, ray_indices)) ** 2)
         learned_bg = self.background(dirs=rays_d)
         behind = background_behind(learned_bg, bg_color).reshape(len(opacity), -1)
         images = {
@@ -257,7 +257,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
             "weights": weights[:, None],
             "t_points": ((t_starts + t_ends) / 2)[:, None],
             "t_intervals": (t_ends - t_starts)[:, None],
-            "t_dirs": rays.directions[ray_indices],
+            "t_dirs": rays.directions_of(ray_indices),
             "ray_indices": ray_indices,
             **found,
         }

@@ -25,11 +25,15 @@ class Rays(NamedTuple):
 
     def points(self, ray_indices: Tensor, t: Tensor) -> Tensor:
         """World points [N, 3] at distances t [N] on the rays [N]."""
-        return torch.addcmul(self.origins[ray_indices], self.directions[ray_indices], t[:, None])
+        return torch.addcmul(self.origins.index_select(0, ray_indices), self.directions_of(ray_indices), t[:, None])
+
+    def directions_of(self, ray_indices: Tensor) -> Tensor:
+        """Directions [N, 3] of the rays [N]."""
+        return self.directions.index_select(0, ray_indices)
 
     def light_of(self, ray_indices: Tensor) -> Tensor:
         """Light positions [N, 3] of the rays [N]."""
-        return self.lights[ray_indices // (len(self.origins) // len(self.lights))]
+        return self.lights.index_select(0, ray_indices // (len(self.origins) // len(self.lights)))
 
     def span(self, near: float, far: float, box: Tensor | None) -> tuple[Tensor, Tensor]:
         """First and last distance [R] between two planes and inside a box [2, 3]; equal where a ray misses it."""
