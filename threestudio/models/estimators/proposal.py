@@ -118,7 +118,7 @@ class PropNetEstimator(nn.Module):
             self._optimizer.zero_grad()
             total.backward()
             self._optimizer.step()
-            self._last_update, loss = step, float(total)
+            self._last_update, loss = step, float(total.detach())
         if self._scheduler is not None:
             self._scheduler.step()
         self._forget()
