@@ -104,7 +104,9 @@ def test_float32_keeps_its_digits_with_many_rays_and_opaque_ones():
 
 
 def test_a_broken_ray_stays_alone():
-    found = exclusive_sum(torch.tensor([1.0, math.nan, 2.0, math.inf, 1.0, 1.0, 4.0]), torch.tensor([0, 0, 0, 1, 1, 2, 2]))
+    found = exclusive_sum(
+        torch.tensor([1.0, math.nan, 2.0, math.inf, 1.0, 1.0, 4.0]), torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    )
     assert found[5:].tolist() == [0.0, 1.0] and found[0] == 0 and found[3] == 0 and found[4] == math.inf
 
 

@@ -108,9 +108,7 @@ def _lattice(
     return first, torch.where(hits, (last - first + 1).clamp(min=0), 0)
 
 
-def _occupied_steps(
-    rays: _GridRays, bordered: Tensor, grown: Tensor, step: float, block: int
-) -> tuple[Tensor, Tensor]:
+def _occupied_steps(rays: _GridRays, bordered: Tensor, grown: Tensor, step: float, block: int) -> tuple[Tensor, Tensor]:
     """Ray and number k of the intervals whose midpoint is in an occupied cell."""
     ray, number = expand_counts((rays.counts + block - 1) // block)
     begin = number * block

@@ -119,7 +119,7 @@ class PropNetEstimator(nn.Module):
             total.backward()
             self._optimizer.step()
             self._last_update, loss = step, float(total.detach())
-        if self._scheduler is not None:
+        if self._scheduler is not None and self._last_update >= 0:  # not before there was anything to schedule
             self._scheduler.step()
         self._forget()
         return loss

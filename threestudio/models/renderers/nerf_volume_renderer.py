@@ -23,7 +23,7 @@ from threestudio.utils.volume_rendering import accumulate_along_rays, render_wei
 
 @register("nerf-volume-renderer")
 class NeRFVolumeRenderer(VolumeRenderer):
-    """Volume rendering of a geometry with `forward_density`, a material and a background (NeRF, Mildenhall et al. 2020).
+    """Volume rendering of a geometry with `forward_density`, a material and a background (NeRF, Mildenhall 2020).
 
     `forward` returns, for B views of H x W pixels, R = B H W rays and N samples:
 
@@ -278,12 +278,15 @@ class NeRFVolumeRenderer(VolumeRenderer):
         if self.cfg.estimator == "proposal":
             self._step = global_step
             self._proposals_learn = self.training and self.estimator.wants_gradient(global_step)
-        if self.cfg.estimator != "occgrid" or not self.cfg.grid_prune or not self.training or on_load_weights:
+        if self.cfg.estimator != "occgrid":
             return
-        # density * step is the first order of the opacity 1 - exp(-density * step) of a step.
-        self.estimator.update_every_n_steps(
-            global_step, lambda points: self.geometry.forward_density(points) * self.render_step_size
-        )
+        if not self.cfg.grid_prune:
+            self.estimator.fill()  # again, as the state of a run that did prune may have been loaded
+        elif self.training and not on_load_weights:
+            # density * step is the first order of the opacity 1 - exp(-density * step) of a step.
+            self.estimator.update_every_n_steps(
+                global_step, lambda points: self.geometry.forward_density(points) * self.render_step_size
+            )
 
     def update_step_end(self, epoch: int, global_step: int) -> None:
         if self.cfg.estimator == "proposal" and self.training:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,6 @@ from threestudio.models.estimators.importance import resample
 
 def loop_resample(edges, weights, count):
     """Inverse of the piecewise linear CDF, in float64 by NumPy."""
-    import numpy as np
-
     out = []
     for row, mass in zip(edges.double().numpy(), weights.double().numpy() + 1e-5):
         cdf = np.concatenate([[0.0], np.cumsum(mass / mass.sum())])

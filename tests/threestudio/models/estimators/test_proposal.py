@@ -6,6 +6,7 @@ import torch
 
 from threestudio.models.estimators import PropNetEstimator
 from threestudio.models.estimators.proposal import outer_bound_loss
+from threestudio.utils.volume_rendering import render_weight_from_density
 
 
 def loop_loss(edges, weights, prop_edges, prop_weights):
@@ -47,15 +48,16 @@ def field(starts, ends):
     return 10.0 * torch.exp(-(((starts + ends) / 2 - 0.7) ** 2) / 0.005)
 
 
+def density_of(net):
+    return lambda starts, ends: net(((starts + ends) / 2)[..., None])[..., 0]
+
+
 def run(net, estimator, steps):
     """Train steps (a range) and return their losses."""
-    from threestudio.utils.volume_rendering import render_weight_from_density
-
     losses = []
     for step in steps:
         learn = estimator.wants_gradient(step)
-        proposal = lambda starts, ends: net(((starts + ends) / 2)[..., None])[..., 0]  # noqa: E731
-        starts, ends = estimator.sampling([proposal], [16], 24, 4, 0.0, 1.0, requires_grad=learn)
+        starts, ends = estimator.sampling([density_of(net)], [16], 24, 4, 0.0, 1.0, requires_grad=learn)
         estimator.remember(render_weight_from_density(starts, ends, field(starts, ends)).weights)
         losses.append(estimator.update_every_n_steps(step, learn))
     return losses
@@ -65,7 +67,7 @@ def test_it_learns_where_weight_is():
     net, estimator = make()
 
     def share_of_intervals_there():
-        starts, ends = estimator.sampling([lambda a, b: net(((a + b) / 2)[..., None])[..., 0]], [16], 24, 1, 0.0, 1.0)
+        starts, ends = estimator.sampling([density_of(net)], [16], 24, 1, 0.0, 1.0)
         return float(((starts > 0.55) & (ends < 0.85)).float().mean())
 
     before = share_of_intervals_there()
@@ -87,8 +89,8 @@ def test_pauses_grow_and_asking_changes_nothing():
 def test_without_gradient_nothing_is_kept_or_learned():
     net, estimator = make()
     before = [p.clone() for p in net.parameters()]
-    starts, ends = estimator.sampling([field], [8], 12, 4, 0.0, 1.0)
-    estimator.remember(torch.zeros_like(starts))
+    estimator.sampling([field], [8], 12, 4, 0.0, 1.0)
+    estimator.remember(torch.zeros(4, 12))
     assert float(estimator.compute_loss()) == 0.0 and estimator.update_every_n_steps(0) == 0.0
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters()))
 

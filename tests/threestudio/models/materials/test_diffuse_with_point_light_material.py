@@ -29,7 +29,9 @@ def points(count=7):
 def lambert(batch):
     """n . l, at least 0, one point after the other."""
     values = []
-    for normal, light, place in zip(*(batch[key].tolist() for key in ("shading_normal", "light_positions", "positions"))):
+    for normal, light, place in zip(
+        *(batch[key].tolist() for key in ("shading_normal", "light_positions", "positions"))
+    ):
         towards = [a - b for a, b in zip(light, place)]
         values.append(max(0.0, sum(a * b for a, b in zip(normal, towards)) / math.hypot(*towards)))
     return torch.tensor(values)[:, None]

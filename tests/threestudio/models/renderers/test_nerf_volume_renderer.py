@@ -7,44 +7,8 @@ import math
 import pytest
 import torch
 
-from tests.helpers.fields import BlobField
-from threestudio import find
-from threestudio.errors import ConfigError, UserError
-
-PROPOSAL = {
-    "estimator": "proposal",
-    "proposal_network_config": {
-        "n_input_dims": 3,
-        "n_output_dims": 1,
-        "encoding_config": {"otype": "Frequency", "n_frequencies": 3},
-        "network_config": {"otype": "VanillaMLP", "n_neurons": 16, "n_hidden_layers": 1},
-    },
-    "prop_optimizer_config": {"name": "Adam", "args": {"lr": 0.01}},
-    "prop_scheduler_config": {"name": "ExponentialLR", "args": {"gamma": 0.999}},
-    "num_samples_per_ray": 48,
-}
-ESTIMATORS = [{"num_samples_per_ray": 128}, {"estimator": "importance", "num_samples_per_ray": 64}, PROPOSAL]
-
-
-def build(config=None, field=None, material=("no-material", {}), background=None):
-    """A renderer, with what it looks at as attributes kept alive."""
-    torch.manual_seed(0)
-    parts = {
-        "geometry": BlobField(field or {}),
-        "material": find(material[0])(material[1]),
-        "background": find("solid-color-background")(background or {"color": [0.2, 0.4, 0.6]}),
-    }
-    return find("nerf-volume-renderer")(config or {}, **parts)
-
-
-def views(count=2, height=6, width=5, distance=2.0):
-    """Parallel rays along -x, from the plane x = distance; the second view from the other side."""
-    z, y = torch.meshgrid(torch.linspace(0.9, -0.9, height), torch.linspace(-0.9, 0.9, width), indexing="ij")
-    origins = torch.stack([torch.full_like(y, distance), y, z], dim=-1)
-    directions = torch.tensor([-1.0, 0.0, 0.0]).expand_as(origins)
-    flip = torch.tensor([-1.0, -1.0, 1.0])
-    rays_o, rays_d = (torch.stack([value, value * flip][:count]) for value in (origins, directions))
-    return {"rays_o": rays_o, "rays_d": rays_d, "light_positions": rays_o[:, 0, 0] * 1.5}
+from tests.helpers.fields import ESTIMATORS, build, views
+from threestudio.errors import UserError
 
 
 def blob_opacity(batch, peak=20.0, spread=0.25):
@@ -198,7 +162,9 @@ def test_chunked_evaluation_equals_whole():
 
 def test_training_outputs():
     lit = ("diffuse-with-point-light-material", {})
-    renderer = build({"num_samples_per_ray": 64, "return_comp_normal": True, "return_normal_perturb": True}, material=lit)
+    renderer = build(
+        {"num_samples_per_ray": 64, "return_comp_normal": True, "return_normal_perturb": True}, material=lit
+    )
     renderer.update_step(0, 0)
     batch = views()
     out = renderer(**batch, shading="albedo", fovy=torch.ones(2))
@@ -246,86 +212,3 @@ def test_given_background_colors():
     torch.testing.assert_close(renderer(**batch, bg_color=per_pixel)["comp_rgb"], out["comp_rgb"])
     with pytest.raises(UserError, match="bg_color"):
         renderer(**batch, bg_color=torch.rand(3, 3))
-
-
-@pytest.mark.parametrize("config", ESTIMATORS, ids=["occgrid", "importance", "proposal"])
-def test_randomness_is_for_training_and_follows_the_seed(config):
-    renderer = build(config)
-    renderer.update_step(0, 0)
-    batch = views()
-
-    def image(seed):
-        torch.manual_seed(seed)
-        return renderer(**batch)["comp_rgb"]
-
-    assert torch.equal(image(1), image(1)) and not torch.equal(image(1), image(2))
-    renderer.eval()
-    assert torch.equal(image(1), image(2))
-
-
-@pytest.mark.parametrize("config", ESTIMATORS, ids=["occgrid", "importance", "proposal"])
-def test_resumed_training_equals_uninterrupted(config):
-    """Stop after six steps, load the state into a fresh renderer, go on: the same images and the same networks."""
-
-    def train(renderer, steps):
-        for step in steps:
-            renderer.update_step(0, step)
-            image = renderer(**views(count=1))["comp_rgb"]
-            renderer.update_step_end(0, step + 1)
-        return image
-
-    whole, half, resumed = build(config), build(config), build(config)
-    torch.manual_seed(5)
-    expected = train(whole, range(0, 40, 4))
-    torch.manual_seed(5)
-    train(half, range(0, 20, 4))
-    resumed.load_state_dict(half.state_dict())
-    assert torch.equal(train(resumed, range(20, 40, 4)), expected)
-    for (name, one), (_, other) in zip(whole.named_parameters(), resumed.named_parameters()):
-        assert torch.equal(one, other), name
-    assert config.get("estimator") != "proposal" or not torch.equal(
-        next(whole.prop_net.parameters()), next(build(config).prop_net.parameters())
-    )
-
-
-def test_grid_is_updated_only_in_training_and_is_part_of_the_state():
-    renderer = build()
-    renderer.update_step(0, 0, on_load_weights=True)
-    renderer.eval().update_step(0, 0)
-    assert not renderer.estimator.binaries.any()
-    renderer.train().update_step(0, 0)
-    assert renderer.estimator.binaries.any()
-    assert set(renderer.state_dict()) == {
-        "bbox", "estimator.resolution", "estimator.aabbs", "estimator.occs", "estimator.binaries"
-    }  # fmt: skip
-    whole = build({"grid_prune": False})
-    whole.update_step(0, 0)
-    assert whole.estimator.binaries.all()
-
-
-def test_an_empty_field_gives_the_background():
-    renderer = build({}, {"peak": 0.0})
-    renderer.update_step(0, 0)
-    out = renderer(**views())
-    assert len(out["weights"]) == 1 and torch.equal(out["comp_rgb"], out["comp_rgb_bg"])
-    out["comp_rgb"].sum().backward()
-
-
-@pytest.mark.parametrize(
-    "config, message",
-    [
-        ({"estimator": "occupancy"}, "there is no estimator 'occupancy'"),
-        ({"estimator": "proposal"}, "proposal_network_config"),
-        ({"num_samples_per_ray": 0}, "at least 1"),
-        ({**PROPOSAL, "proposal_network_config": {"n_input_dims": 3}}, "proposal_network_config does not fit"),
-        ({"num_samples": 3}, "num_samples"),
-    ],
-)
-def test_bad_configs(config, message):
-    with pytest.raises(ConfigError, match=message):
-        build(config)
-
-
-def test_a_geometry_without_density_is_refused():
-    with pytest.raises(ConfigError, match="forward_density"):
-        find("nerf-volume-renderer")({}, geometry=torch.nn.Linear(1, 1), material=None, background=None)
