@@ -40,6 +40,6 @@ def test_everything_learns():
 def test_facts_and_errors():
     material = build(color_activation="none")
     assert not material.requires_normal and material.export(features=torch.zeros(1, 8)) == {}
-    assert float(material(torch.randn(500, 8), torch.randn(500, 3)).min()) < 0
+    assert material(torch.randn(500, 8), torch.randn(500, 3)).min() < 0
     with pytest.raises(ConfigError, match="input_feature_dims is 8"):
         material(features=torch.zeros(1, 3), viewdirs=torch.zeros(1, 3))
