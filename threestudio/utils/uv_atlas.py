@@ -13,6 +13,9 @@ from threestudio.errors import ConfigError, UserError, suggest
 _UNPLACED = np.iinfo(np.uint32).max
 _LENGTH_POWERS = {"max_boundary_length": 1, "max_chart_area": 2, "texels_per_unit": -1}
 """Options measured in the mesh's unit of length, and their power of it."""
+CHART_AREA = 200.0
+"""Largest chart in squares of the mean edge, if the options name none. Large charts cost xatlas ten times the time on
+isosurfaces, and most of them fail and fall to pieces."""
 
 
 class MissingUnwrapperError(UserError, ImportError):
@@ -30,7 +33,7 @@ def unwrap(
     Args:
         v_pos: [Nv, 3].  t_pos_idx: [Nf, 3].
         chart_options, pack_options: attributes of xatlas.ChartOptions and xatlas.PackOptions; lengths and areas in the
-            mesh's units.
+            mesh's units. Without max_chart_area, charts are at most CHART_AREA squares of the mean edge.
 
     Raises:
         MissingUnwrapperError: xatlas is not installed.
@@ -40,6 +43,7 @@ def unwrap(
     # xatlas leaves out faces below a fixed area, so it gets a mesh whose edges are about one long.
     corners = v_pos[t_pos_idx].astype(np.float64)
     edge = float(np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).mean()) or 1.0
+    chart_options = {"max_chart_area": CHART_AREA * edge**2, **(chart_options or {})}
     chart = _filled(xatlas.ChartOptions(), chart_options, "xatlas_chart_options", edge)
     pack = _filled(xatlas.PackOptions(), pack_options, "xatlas_pack_options", edge)
     atlas = xatlas.Atlas()

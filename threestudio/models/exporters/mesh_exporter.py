@@ -51,7 +51,7 @@ class MeshExporter(Exporter):
         texture_format: str = "jpg"
         """jpg or png, for obj-mtl. A .glb holds PNG."""
         xatlas_chart_options: dict = field(default_factory=dict)
-        """Attributes of xatlas.ChartOptions."""
+        """Attributes of xatlas.ChartOptions; not given: max_chart_area 200 squares of the mesh's mean edge."""
         xatlas_pack_options: dict = field(default_factory=dict)
         """Attributes of xatlas.PackOptions; not given: resolution texture_size, padding 2."""
         context_type: str = "gl"
