@@ -25,7 +25,9 @@ def clean_mesh(mesh: Mesh) -> Mesh:
         EmptySurfaceError: nothing is left.
         UserError: vertices are not finite.
     """
-    v_pos, faces = mesh.v_pos.detach(), mesh.t_pos_idx
+    device = mesh.v_pos.device
+    # On the CPU, which has every operation this takes; scipy needs it there anyway.
+    v_pos, faces = mesh.v_pos.detach().cpu(), mesh.t_pos_idx.cpu()
     bad = int((~torch.isfinite(v_pos)).any(-1).sum())
     if bad:
         raise UserError(
@@ -38,9 +40,9 @@ def clean_mesh(mesh: Mesh) -> Mesh:
         raise EmptySurfaceError("The geometry's surface has no face with an area. Set another isosurface_threshold.")
     faces = _outward(v_pos, _same_winding(faces))
     used, faces = faces.unique(return_inverse=True)
-    cleaned = Mesh(v_pos[used], faces, **mesh.extras)
+    cleaned = Mesh(v_pos[used].to(device), faces.to(device), **mesh.extras)
     if mesh.v_rgb is not None:
-        cleaned.set_vertex_color(mesh.v_rgb[used].detach())
+        cleaned.set_vertex_color(mesh.v_rgb.detach()[used.to(device)])
     return cleaned
 
 
@@ -76,7 +78,7 @@ def _same_winding(faces: Tensor) -> Tensor:
     Each face stands for two nodes of a graph, itself and itself turned over; nodes that go together are linked, so the
     two possible windings of a part are two connected components. A part like a Moebius strip has only one and stays.
     """
-    f = faces.cpu().numpy()
+    f = faces.numpy()
     start, end = f.reshape(-1), np.roll(f, -1, axis=1).reshape(-1)
     low, high = np.minimum(start, end), np.maximum(start, end)
     order = np.lexsort((high, low))
@@ -96,7 +98,7 @@ def _same_winding(faces: Tensor) -> Tensor:
     kept = np.bincount(labels[:n], minlength=int(labels.max()) + 1)  # faces a component leaves as they are
     turn = kept[labels[n:]] > kept[labels[:n]]
     tie = (kept[labels[n:]] == kept[labels[:n]]) & (labels[n:] < labels[:n])
-    turned = torch.as_tensor(turn | tie, device=faces.device)
+    turned = torch.as_tensor(turn | tie)
     return torch.where(turned[:, None], faces.flip(1), faces)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import threestudio
 from threestudio import register
-from threestudio.errors import ConfigError, suggest
+from threestudio.errors import ConfigError
 from threestudio.models.exporters.base import Exporter, ExporterOutput
 from threestudio.models.exporters.texture_baking import bake_textures, vertex_properties
 from threestudio.models.mesh import Mesh
@@ -74,9 +74,7 @@ class MeshExporter(Exporter):
         where, cfg = "system.exporter", self.cfg
         for key, known in (("fmt", FORMATS), ("texture_format", TEXTURE_FORMATS)):
             if cfg[key] not in known:
-                raise ConfigError(
-                    f"{where}.{key} is {cfg[key]!r}; mesh-exporter knows {', '.join(known)}. {suggest(cfg[key], known)}"
-                )
+                raise ConfigError(f"{where}.{key} is {cfg[key]!r}; it must be one of {', '.join(known)}.")
         if cfg.save_texture and not cfg.save_uv and cfg.fmt != "obj":
             raise ConfigError(
                 f"{where}.save_texture needs texture coordinates: set {where}.save_uv=true, or save_texture=false for "

@@ -24,8 +24,10 @@ def bake_textures(mesh: Mesh, properties: Properties, size: int) -> dict[str, np
     A texel in or near a chart takes the properties of the surface point under it. All others repeat the nearest of
     these, so that neither smaller mipmap levels nor JPEG's blocks carry foreign colors into a chart.
     """
-    points = surface_points(mesh.v_tex, mesh.t_tex_idx, size, size)
-    values = chunk_batch(properties, POINTS_AT_ONCE, points.interpolate(mesh.v_pos, mesh.t_pos_idx))
+    # On the CPU, which has every operation this takes and makes the same bytes wherever the mesh comes from.
+    points = surface_points(mesh.v_tex.cpu(), mesh.t_tex_idx.cpu(), size, size)
+    positions = points.interpolate(mesh.v_pos.cpu(), mesh.t_pos_idx.cpu()).to(mesh.v_pos)
+    values = chunk_batch(properties, POINTS_AT_ONCE, positions)
     source = _nearest(points.covered)
     return {name: value.detach().float().cpu().numpy()[source] for name, value in values.items()}
 
