@@ -35,7 +35,7 @@ def clean_mesh(mesh: Mesh) -> Mesh:
             "geometry's parameters probably diverged in training; export an earlier checkpoint."
         )
     if len(faces):
-        faces = _drop_repeated(_weld(v_pos, faces))
+        faces = _weld(v_pos, faces)
     if not len(faces):
         raise EmptySurfaceError("The geometry's surface has no face with an area. Set another isosurface_threshold.")
     faces = _outward(v_pos, _same_winding(faces))
@@ -47,15 +47,39 @@ def clean_mesh(mesh: Mesh) -> Mesh:
 
 
 def _weld(v_pos: Tensor, faces: Tensor) -> Tensor:
-    """Faces over the first of each set of coinciding vertices; those that collapse are left out."""
+    """Faces over the first of each set of coinciding vertices, without those that collapse or repeat.
+
+    Where parts of a surface only touch, joining would make edges of four faces; such vertices stay apart.
+    """
+    numbers = torch.arange(len(v_pos))
+    target = numbers
     step = float((v_pos.amax(0) - v_pos.amin(0)).max()) * WELD_FRACTION
     if step > 0:
         _, cell = ((v_pos - v_pos.amin(0)) / step).round().long().unique(dim=0, return_inverse=True)
-        numbers = torch.arange(len(v_pos), device=v_pos.device)
         first = numbers.new_full((int(cell.max()) + 1,), len(v_pos)).scatter_reduce(0, cell, numbers, "amin")
-        faces = first[cell][faces]
+        target = first[cell]
+    tolerated = len(_uneven_edges(faces))  # an open mesh has such edges, a heap of single triangles nothing else
+    while True:
+        joined = _drop_repeated(_without_collapsed(target[faces]))
+        uneven = _uneven_edges(joined)
+        apart = torch.isin(target, uneven) & (target != numbers)
+        if len(uneven) <= tolerated or not apart.any():
+            return joined
+        target = torch.where(apart, numbers, target)
+
+
+def _without_collapsed(faces: Tensor) -> Tensor:
     a, b, c = faces.unbind(1)
     return faces[(a != b) & (b != c) & (c != a)]
+
+
+def _uneven_edges(faces: Tensor) -> Tensor:
+    """Vertex pairs [E, 2] of the edges that do not belong to exactly two faces."""
+    edges = torch.stack([faces, faces.roll(-1, dims=1)], dim=-1).sort(dim=-1).values.reshape(-1, 2)
+    stride = int(faces.max()) + 1 if len(faces) else 1
+    keys, count = (edges[:, 0] * stride + edges[:, 1]).unique(return_counts=True)
+    keys = keys[count != 2]
+    return torch.stack([keys // stride, keys % stride], dim=-1)
 
 
 def _drop_repeated(faces: Tensor) -> Tensor:

@@ -47,6 +47,15 @@ def test_coinciding_vertices_and_collapsed_faces_go():
     assert_is_the_ball(cleaned(soup, np.concatenate([faces, collapsed])), volume=BALL.volume * 1e-9)
 
 
+def test_bodies_that_touch_along_an_edge_stay_two_closed_bodies():
+    corners = np.array([[0.0, 0, 1], [0, 0, -1], [1, 1, 0], [1, -1, 0]])
+    faces = np.array([[0, 2, 3], [1, 3, 2], [0, 3, 1], [0, 1, 2]])
+    other = corners * [-1, 1, 1] + [1e-7, 0, 0]
+    both = cleaned(np.concatenate([corners, other]), np.concatenate([faces, faces[:, ::-1] + 4]))
+    assert both.is_watertight and both.is_winding_consistent and len(both.faces) == 8
+    assert both.volume == pytest.approx(2 * abs(trimesh.Trimesh(corners, faces, process=False).volume), rel=1e-4)
+
+
 def test_unused_vertices_go():
     assert_is_the_ball(cleaned(np.concatenate([[[9.0, 9, 9]], BALL.vertices]), BALL.faces + 1))
 
