@@ -21,6 +21,7 @@ REQUIRED = [
     "imageio-ffmpeg>=0.4.9",
     "matplotlib>=3.7",
     "trimesh>=4.0",
+    "xatlas>=0.0.9; python_version < '3.14'",  # no wheels beyond; only exporting meshes needs it
     "gsplat>=1.5,<2",
 ]
 EXTRAS = {
