@@ -8,6 +8,7 @@ The copy knows the camera c and reads the prompt without its view; it learns at 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,8 +96,9 @@ class VSD(ScoreLoss):
             )
 
     def ask(self, draw: NoisyDraw, teacher: PromptedTeacher) -> VSDAnswers:
-        text, camera = teacher.embedding("cond_no_view"), self.camera(draw)
-        return VSDAnswers(teacher.guided(draw.noisy, draw.t), self.learned(draw, text, camera), text, camera)
+        text, camera = teacher.embedding("cond_no_view"), self.camera(draw.context, draw.clean)
+        learned = self.learned(draw.noisy, draw.t, text, camera)
+        return VSDAnswers(teacher.guided(draw.noisy, draw.t), learned, text, camera)
 
     def forward(self, draw: NoisyDraw, answers: VSDAnswers) -> ScoreResult:
         residual = answers.guided.guided - answers.learned
@@ -107,10 +109,9 @@ class VSD(ScoreLoss):
         }
         return ScoreResult(residual, {"lora": self.lora_loss(draw, answers)}, diagnostics)
 
-    def learned(self, draw: NoisyDraw, text: Tensor, camera: Tensor | None) -> Tensor:
+    def learned(self, noisy: Tensor, t: Tensor, text: Tensor, camera: Tensor | None) -> Tensor:
         """e_lora(x_t, t, y, c) [B,C,h,w], without graph."""
         scale, schedule = self.settings.lora_guidance_scale, self.context.teacher.schedule
-        noisy, t = draw.noisy, draw.t
         if scale != 1:
             noisy, t, text = noisy.repeat(2, 1, 1, 1), t.repeat(2), _repeat(text, 2)
             camera = torch.cat([camera, torch.zeros_like(camera)])
@@ -132,20 +133,20 @@ class VSD(ScoreLoss):
         output = self.copy.predict(noisy, t, text, camera, differentiable=True)
         return (output - schedule.target(self.copy.prediction_type, clean, noise, t)).square().mean()
 
-    def camera(self, draw: NoisyDraw) -> Tensor | None:
-        """The cameras [B,16] the copy is told."""
+    def camera(self, context: Mapping[str, Tensor], images: Tensor) -> Tensor | None:
+        """The cameras [B,16] the copy is told about `images` [B,...], from a draw's context."""
         kind = self.settings.camera_condition
         if kind == "none":
             return None
         name = CAMERAS[kind]
-        matrices = draw.context.get(name)
-        if matrices is None or matrices[0].numel() != CAMERA_NUMBERS or len(matrices) != len(draw.clean):
+        matrices = context.get(name)
+        if matrices is None or matrices[0].numel() != CAMERA_NUMBERS or len(matrices) != len(images):
             found = "nothing" if matrices is None else f"a tensor of shape {list(matrices.shape)}"
             raise ConfigError(
-                f"loss.camera_condition {kind} needs {name} [{len(draw.clean)},4,4] with the images, but there is "
+                f"loss.camera_condition {kind} needs {name} [{len(images)},4,4] with the images, but there is "
                 f"{found}; choose another data module or camera_condition: none"
             )
-        return matrices.flatten(1).to(draw.clean)
+        return matrices.flatten(1).to(images)
 
 
 def _repeat(text: Tensor, times: int) -> Tensor:
