@@ -75,7 +75,9 @@ def choose_preset(
     if taken == "embedded" and not files:
         if requested == "auto":
             return PresetChoice(requested, None, "no preset is defined for this config")
-        raise ConfigError(f"--preset embedded: neither {' nor '.join(map(str, _candidates(path, taken, geometry_type)))} exists.")
+        raise ConfigError(
+            f"--preset embedded: neither {' nor '.join(map(str, _candidates(path, taken, geometry_type)))} exists."
+        )
     return PresetChoice(requested, taken, reason, tuple(files))
 
 

@@ -53,7 +53,7 @@ class Distillation:
     diagnostics: dict[str, Tensor]
     """Scalars on the latents' device; nothing here waits for it."""
     auxiliary: Mapping[str, Tensor] = field(default_factory=dict)
-    """Losses, with graph, of parameters that the caller's optimizer has to train; empty where the loss trains its own."""
+    """Losses, with graph, of parameters the caller's optimizer has to train; empty where the loss trains its own."""
 
 
 def inject(latents: Tensor, gradient: Tensor, reduction: str = "mean") -> Tensor:

@@ -114,8 +114,9 @@ class DreamMappingGuidance(BaseModule):
     ) -> dict[str, Any]:
         """rgb [B,H,W,3] in [0,1] (or latents [B,H,W,C] with `rgb_as_latents`) -> the loss and scalars.
 
-        `loss_distillation` carries the graph, and so do the losses of parameters that the system's optimizer trains. `elevation`, `azimuth` in degrees, `camera_distances`, [B] each. Cameras
-        in `kwargs` (c2w, mvp_mtx) reach the loss.
+        `loss_distillation` carries the graph, as do the losses of parameters that the system's optimizer trains.
+        `elevation`, `azimuth` in degrees, `camera_distances`, [B] each. Cameras in `kwargs` (c2w, mvp_mtx) reach the
+        loss.
         """
         views = Views(elevation, azimuth, camera_distances)
         with torch.autocast(rgb.device.type, enabled=False):

@@ -168,7 +168,8 @@ class StableDiffusionVSDGuidance(_StableDiffusionGuidance):
         cfg = self.cfg
         if cfg.camera_condition_type not in ("extrinsics", "mvp"):
             raise ConfigError(
-                f"system.guidance.camera_condition_type is {cfg.camera_condition_type!r}; it must be 'extrinsics' or 'mvp'"
+                f"system.guidance.camera_condition_type is {cfg.camera_condition_type!r}; "
+                "it must be 'extrinsics' or 'mvp'"
             )
         loss = {
             "type": "vsd",

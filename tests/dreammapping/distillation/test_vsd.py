@@ -141,7 +141,7 @@ def test_cameras_are_hidden_with_the_given_chance(monkeypatch):
 
 
 def test_the_copy_learns_the_images_and_the_residual_then_vanishes():
-    """With e_lora fitted to images drawn from the teacher's own distribution, R is zero; from another one, it is not."""
+    """With e_lora fitted to images drawn from the teacher's own distribution R is zero, from another it is not."""
     residuals = {}
     for name, sign in (("same", 1), ("other", -1)):
         teacher = gaussian_teacher()
