@@ -34,7 +34,7 @@ UPSTREAM = {
         view_dependent_prompt_front use_cache spawn use_perp_neg use_prompt_debiasing
     """.split(),
     "system.background": """
-        weights n_output_dims color learned random_aug random_aug_prob
+        weights n_output_dims color learned random_aug random_aug_prob color_activation
     """.split(),
     "system.material": """
         weights n_output_dims color_activation requires_normal
