@@ -9,6 +9,7 @@ REQUIRED = [
     "diffusers>=0.30",
     "transformers>=4.40",
     "accelerate>=0.26",
+    "peft>=0.11",
     "safetensors>=0.4.3",
     "huggingface_hub>=0.23",
     "pytorch-lightning>=2.2",
