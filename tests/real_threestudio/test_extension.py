@@ -1,0 +1,126 @@
+"""The extension in the original threestudio. Runs only where THREESTUDIO_CHECKOUT names a checkout of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import imageio.v3 as imageio
+import pytest
+from omegaconf import OmegaConf
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "helpers")]
+import checkout  # noqa: E402
+import small_run  # noqa: E402
+
+CONFIGS = checkout.ROOT / "custom" / "dreammapping" / "configs"
+TEACHER = checkout.ROOT / "load" / "embedded-teacher"
+STEPS = 20
+PAGE = checkout.ROOT / "docs" / "threestudio.md"
+
+pytestmark = pytest.mark.skipif(checkout.missing() is not None, reason=str(checkout.missing()))
+
+
+@pytest.fixture(scope="module")
+def threestudio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout.copy_to(tmp_path_factory.mktemp("threestudio") / "checkout")
+
+
+def small(outputs: Path, config: Path, name: str) -> list[str]:
+    """Overrides for few, small steps; those of keys that the config has."""
+    radiance_field = [
+        "data.batch_size=1", "data.height=16", "data.width=16", "data.n_test_views=3", "trainer.precision=32-true",
+        "data.eval_height=16", "data.eval_width=16",
+        "system.renderer.num_samples_per_ray=24", "system.geometry.pos_encoding_config.log2_hashmap_size=10",
+        "system.geometry.pos_encoding_config.n_levels=6", "system.geometry.pos_encoding_config.start_level=4",
+    ]  # fmt: skip
+    common = small_run.overrides(TEACHER, outputs, STEPS, STEPS // 2, name)
+    given = OmegaConf.load(config)
+    if OmegaConf.select(given, "system.geometry_type") != "dreammapping-gaussians":
+        common = [o for o in common if not o.startswith("system.geometry.")]
+        common += [o for o in radiance_field if o.startswith("data.") or _has(given, o.split("=")[0])]
+    return [*common, "trainer.log_every_n_steps=1"]
+
+
+def _has(config: object, key: str) -> bool:
+    return OmegaConf.select(config, key, throw_on_missing=False, default="absent") != "absent"
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_loads_without_overrides(threestudio_folder: Path, config: Path):
+    output = checkout.run(threestudio_folder, HERE / "check_config.py", f"custom/dreammapping/configs/{config.name}")
+    assert "IMPORT FAILED" not in output
+    assert f"{OmegaConf.load(config).name}: 9 blocks parsed" in output
+
+
+def test_gaussians_train_and_leave_their_files(threestudio_folder: Path, tmp_path: Path):
+    config = CONFIGS / "vdm-gs.yaml"
+    checkout.train(threestudio_folder, f"custom/dreammapping/configs/{config.name}", *small(tmp_path, config, "gs"))
+    folder = tmp_path / "gs" / "small"
+    losses = checkout.losses(folder)
+    assert {"train/loss", "train/loss_distillation", "train/loss_tv", "train/loss_scale"} <= set(losses)
+    assert checkout.all_finite(losses) and len(losses["train/loss"]) == STEPS
+    gaussians = checkout.logged(folder, "train/gaussians")
+    assert gaussians[0] == 60 and gaussians[-1] > 60  # they were densified
+    save = folder / "save"
+    assert {f.name for f in (save / f"it{STEPS}-export").iterdir()} == {
+        "gaussians.ply", "gaussians.compressed.ply", "gaussians.splat"
+    }  # fmt: skip
+    assert imageio.imread(save / f"it{STEPS // 2}-0.png").shape == (32, 96, 3)
+    assert imageio.imread(save / f"it{STEPS}-test.mp4").shape[0] == 9
+    card = json.loads((save / "model_card.json").read_text(encoding="utf-8"))
+    assert card["status"] == "trained" and card["steps"] == STEPS and card["preset"] is None
+    assert len(card["teacher"]["fingerprint"]) == 64  # known without the core's resolver
+
+
+def test_gaussians_resume_test_and_export(threestudio_folder: Path, tmp_path: Path):
+    config = CONFIGS / "vdm-gs.yaml"
+    whole = small(tmp_path, config, "gs")
+    checkout.train(threestudio_folder, f"custom/dreammapping/configs/{config.name}", *whole, "trainer.max_steps=10")
+    folder = tmp_path / "gs" / "small"
+    again = ["--gpu", "", "--config", str(folder / "configs" / "parsed.yaml"), f"resume={folder}/ckpts/last.ckpt"]
+    checkout.run(threestudio_folder, "launch.py", "--train", *again, "trainer.max_steps=12")
+    assert (folder / "save" / "it12-export" / "gaussians.ply").is_file()
+    assert len(checkout.logged(folder, "train/loss")) == 2  # only the new steps were taken
+    for mode in ("--test", "--export"):
+        for written in (folder / "save").glob("it12-*"):
+            _remove(written)
+        checkout.run(threestudio_folder, "launch.py", mode, *again)
+        expected = "it12-test.mp4" if mode == "--test" else "it12-export/gaussians.ply"
+        assert (folder / "save" / expected).is_file()
+
+
+def _remove(path: Path) -> None:
+    for child in path.iterdir() if path.is_dir() else ():
+        child.unlink()
+    path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.mark.skipif(not (CONFIGS / "vdm-nerf.yaml").is_file(), reason="there is no vdm-nerf.yaml yet")
+def test_the_radiance_field_trains(threestudio_folder: Path, tmp_path: Path):
+    config = CONFIGS / "vdm-nerf.yaml"
+    checkout.train(threestudio_folder, f"custom/dreammapping/configs/{config.name}", *small(tmp_path, config, "nerf"))
+    folder = tmp_path / "nerf" / "small"
+    losses = checkout.losses(folder)
+    assert "train/loss_distillation" in losses and checkout.all_finite(losses)
+    assert len(losses["train/loss"]) == STEPS
+    assert (folder / "save" / f"it{STEPS}-test.mp4").is_file()
+
+
+def test_the_guidance_in_threestudio_s_own_dreamfusion(threestudio_folder: Path, tmp_path: Path):
+    """As docs/threestudio.md says: its config with another guidance block and another weight."""
+    changes = OmegaConf.create(re.search(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1])
+    mixed = OmegaConf.load(threestudio_folder / "configs" / "dreamfusion-sd.yaml")
+    mixed.system.guidance = {}
+    del mixed.system.loss["lambda_sds"]
+    config = tmp_path / "dreamfusion-vdm.yaml"
+    OmegaConf.save(OmegaConf.merge(mixed, changes), config)
+    checkout.train(threestudio_folder, str(config), *small(tmp_path, config, "mixed"))
+    folder = tmp_path / "mixed" / "small"
+    losses = checkout.losses(folder)
+    assert {"train/loss_orient", "train/loss_sparsity"} <= set(losses) and checkout.all_finite(losses)
+    assert checkout.all_finite({"it": checkout.logged(folder, "train/residual_norm")})
+    assert (folder / "save" / f"it{STEPS}-test.mp4").is_file()
