@@ -32,14 +32,14 @@ def missing() -> str | None:
 def copy_to(folder: Path) -> Path:
     """The parts of the checkout that a run needs, and custom/dreammapping as it is here."""
     source = Path(os.environ[VARIABLE])
-    without = shutil.ignore_patterns("__pycache__")
     for name in NEEDED:
         if (source / name).is_dir():
-            shutil.copytree(source / name, folder / name, ignore=without)
+            shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(source / name, folder / name)
-    shutil.copytree(ROOT / "custom" / "dreammapping", folder / "custom" / "dreammapping", ignore=without)
+    # With __pycache__, where numba keeps the rasterizer's machine code.
+    shutil.copytree(ROOT / "custom" / "dreammapping", folder / "custom" / "dreammapping")
     return folder
 
 
@@ -63,19 +63,20 @@ def train(checkout: Path, config: str, *overrides: str) -> str:
     return run(checkout, "launch.py", "--gpu", "", "--config", config, "--train", *overrides)
 
 
-def logged(run_folder: Path, name: str) -> list[float]:
-    """The values of a scalar in the last version of the CSV log, in the order of the steps."""
-    versions = sorted((run_folder / "csv_logs").glob("version_*"), key=lambda path: int(path.name.split("_")[1]))
-    with (versions[-1] / "metrics.csv").open(encoding="utf-8") as stream:
-        return [float(row[name]) for row in csv.DictReader(stream) if row.get(name)]
+def logged(run_folder: Path, name: str, version: int = 0) -> list[float]:
+    """The values of a scalar in the CSV log, in the order of the steps. Each resumption begins a new version."""
+    return [float(row[name]) for row in _rows(run_folder, version) if row.get(name)]
 
 
 def losses(run_folder: Path) -> dict[str, list[float]]:
-    """All scalars that are losses."""
-    versions = sorted((run_folder / "csv_logs").glob("version_*"))
-    with (versions[-1] / "metrics.csv").open(encoding="utf-8") as stream:
-        names = csv.DictReader(stream).fieldnames or []
-    return {name: logged(run_folder, name) for name in names if name.startswith("train/loss")}
+    """All scalars that are losses, of the first version of the CSV log."""
+    names = [name for name in _rows(run_folder, 0)[0] if name.startswith("train/loss")]
+    return {name: logged(run_folder, name) for name in names}
+
+
+def _rows(run_folder: Path, version: int) -> list[dict[str, str]]:
+    with (run_folder / "csv_logs" / f"version_{version}" / "metrics.csv").open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
 
 
 def all_finite(values: dict[str, list[float]]) -> bool:
