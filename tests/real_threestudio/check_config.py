@@ -14,7 +14,6 @@ from threestudio.utils.config import load_config, parse_structured
 BLOCKS = ("geometry", "material", "background", "renderer", "prompt_processor", "guidance", "exporter")
 
 
-
 def check(path: str) -> None:
     config = load_config(path, cli_args=[], n_gpus=1)
     threestudio.find(config.data_type)(config.data)  # parses itself

@@ -15,7 +15,12 @@ VARIABLE = "THREESTUDIO_CHECKOUT"
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NEEDED = ("threestudio", "extern", "configs", "launch.py")
-PACKAGES = {"cv2": "opencv-python-headless", "einops": "einops", "typeguard": "typeguard", "tensorboardX": "tensorboardX"}
+PACKAGES = {
+    "cv2": "opencv-python-headless",
+    "einops": "einops",
+    "typeguard": "typeguard",
+    "tensorboardX": "tensorboardX",
+}
 
 
 def missing() -> str | None:
@@ -50,6 +55,7 @@ def run(checkout: Path, script: str | Path, *arguments: str) -> str:
         [sys.executable, "-W", "ignore", str(HERE / "run_on_cpu.py"), str(script), *arguments],
         cwd=checkout,
         env=os.environ | quiet,
+        check=False,
         capture_output=True,
         text=True,
         timeout=600,

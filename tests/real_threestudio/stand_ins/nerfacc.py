@@ -73,9 +73,7 @@ class OccGridEstimator(nn.Module):
         rays, t_starts, t_ends = kept.nonzero()[:, 0], starts[kept], ends[kept]
         if sigma_fn is not None and len(rays):
             sigmas = sigma_fn(t_starts, t_ends, rays)
-            _, seen, alphas = render_weight_from_density(
-                t_starts, t_ends, sigmas, ray_indices=rays, n_rays=len(rays_o)
-            )
+            _, seen, alphas = render_weight_from_density(t_starts, t_ends, sigmas, ray_indices=rays, n_rays=len(rays_o))
             visible = (seen >= early_stop_eps) & (alphas >= alpha_thre)
             rays, t_starts, t_ends = rays[visible], t_starts[visible], t_ends[visible]
         return rays, t_starts, t_ends

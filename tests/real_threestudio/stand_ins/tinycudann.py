@@ -111,7 +111,7 @@ class Network(nn.Module):
             raise NotImplementedError(f"the tests' stand-in for tinycudann has no network {network_config}")
         hidden = [int(network_config["n_neurons"])] * int(network_config["n_hidden_layers"])
         widths = [n_input_dims, *hidden, n_output_dims]
-        self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:]))
+        self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in itertools.pairwise(widths))
         self.squash = outer == "sigmoid"
 
     def forward(self, x: Tensor) -> Tensor:
