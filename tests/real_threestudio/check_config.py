@@ -1,4 +1,4 @@
-"""To be run by run_on_cpu.py: load configs in threestudio as they are, without overrides, and parse every block of them.
+"""To be run by run_on_cpu.py: load configs in threestudio without overrides, and parse every block of them.
 
 Each block is parsed by the class that its `_type` key names; an unknown key is an error there.
 """

@@ -1,4 +1,4 @@
-"""Packages that are imported and, in a test, not used: importable where they are not installed, useless all the same."""
+"""Packages that tests import and do not use: importable where they are not installed, useless all the same."""
 
 from __future__ import annotations
 

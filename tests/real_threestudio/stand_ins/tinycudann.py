@@ -1,7 +1,7 @@
 """The interface of tiny-cuda-nn's PyTorch bindings in plain PyTorch, as far as threestudio's NeRF configs use it.
 
-For tests on a CPU: same sizes, same meaning of the config keys, float32 inside. Numbers differ from the original's (other
-initial values, no float16).
+For tests on a CPU: same sizes, same meaning of the config keys, float32 inside. Numbers differ from the original's
+(other initial values, no float16).
 """
 
 from __future__ import annotations
