@@ -28,6 +28,7 @@ REQUIRED = [
 EXTRAS = {
     "gpu": ["ninja>=1.11"],
     "dev": ["pytest>=8.0", "ruff>=0.5"],
+    "interop": ["opencv-python-headless>=4.8", "einops>=0.7", "typeguard>=4.0", "tensorboardX>=2.6"],
 }
 
 setup(
