@@ -48,9 +48,13 @@ class RunReport:
     def finish(self) -> None:
         """Training is over: the asset's files and the card. Writes the same files when called again."""
         self._watch.stop()
-        if self._wanted():
+        if not self._wanted():
+            return
+        try:
             self.export()
-            self._write_card("trained")
+        except (ValueError, ImportError) as problem:  # no surface yet, a package missing: the turntable still follows
+            threestudio.warn(f"Nothing was exported: {problem}")
+        self._write_card("trained")
 
     def export(self) -> list[str]:
         """Runs the configured exporter on the trained parts; paths written."""
