@@ -305,7 +305,7 @@ def test_the_backend_follows_the_config_and_the_machine(monkeypatch):
     with pytest.raises(UserError, match="HashGrid.*CUDA GPU.*backend: torch"):
         get_encoding(3, {**config, "backend": "tcnn"})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("threestudio.models.tcnn.get_device", lambda: torch.device("cuda", 0))
     monkeypatch.setitem(sys.modules, "tinycudann", types.SimpleNamespace(Encoding=Encoding))
     theirs = get_encoding(3, {**config, "backend": "auto"}).encoding
     assert isinstance(theirs.encoding, Encoding) and theirs.encoding.config == config

@@ -157,7 +157,7 @@ def test_networks_of_tiny_cuda_nn_have_a_stand_in(otype, monkeypatch):
         get_mlp(3, 2, {"otype": otype, "backend": "cpu"})
     built = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("threestudio.models.tcnn.get_device", lambda: torch.device("cuda", 0))
     fake = types.SimpleNamespace(Network=lambda *args: built.append(args) or torch.nn.Linear(3, 2))
     monkeypatch.setitem(sys.modules, "tinycudann", fake)
     get_mlp(3, 2, config)
