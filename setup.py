@@ -9,6 +9,7 @@ REQUIRED = [
     "diffusers>=0.30",
     "transformers>=4.40",
     "accelerate>=0.26",
+    "peft>=0.11",
     "safetensors>=0.4.3",
     "huggingface_hub>=0.23",
     "pytorch-lightning>=2.2",
@@ -21,11 +22,13 @@ REQUIRED = [
     "imageio-ffmpeg>=0.4.9",
     "matplotlib>=3.7",
     "trimesh>=4.0",
+    "xatlas>=0.0.9; python_version < '3.14'",  # no wheels beyond; only exporting meshes needs it
     "gsplat>=1.5,<2",
 ]
 EXTRAS = {
     "gpu": ["ninja>=1.11"],
     "dev": ["pytest>=8.0", "ruff>=0.5"],
+    "interop": ["opencv-python-headless>=4.8", "einops>=0.7", "typeguard>=4.0", "tensorboardX>=2.6"],
 }
 
 setup(

@@ -32,6 +32,7 @@ import threestudio  # noqa: E402
 from dreammapping.evaluation.resources import device_name, peak_gpu_memory_bytes, peak_memory_bytes  # noqa: E402
 from dreammapping.system.guards import check_finite  # noqa: E402
 from threestudio.utils.config import load_config  # noqa: E402
+from threestudio.utils.presets import overlay_files  # noqa: E402
 from threestudio.utils.misc import get_device  # noqa: E402
 
 CONFIGS = ROOT / "custom" / "dreammapping" / "configs"
@@ -98,7 +99,8 @@ def synchronize(device: torch.device) -> None:
 
 
 def configuration(loss: str, overrides: list[str], embedded: bool) -> Any:
-    files = [CONFIGS / f"{loss}-gs.yaml"] + ([CONFIGS / "presets" / "embedded.yaml"] if embedded else [])
+    config = CONFIGS / f"{loss}-gs.yaml"
+    files = [config, *(overlay_files(config, "embedded", "dreammapping-gaussians") if embedded else [])]
     return load_config(*files, cli_args=["use_timestamp=false", *overrides])
 
 

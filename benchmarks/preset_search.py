@@ -145,13 +145,15 @@ def run(candidate: dict[str, Any], prompt: tuple[str, str, str], picture: str) -
     import threestudio
     from embedded_quality import prompt_of
     from threestudio.utils.config import load_config
+    from threestudio.utils.presets import overlay_files
     from threestudio.utils.misc import get_device
 
     arguments = [
         f"system.prompt_processor.prompt={prompt_of(*prompt)}", "use_timestamp=false", "data.n_test_views=9",
         "data.eval_height=128", "data.eval_width=128", *overrides(candidate), *_settings,
     ]  # fmt: skip
-    config = load_config(CONFIGS / "vdm-gs.yaml", CONFIGS / "presets" / "embedded.yaml", cli_args=arguments)
+    overlays = overlay_files(CONFIGS / "vdm-gs.yaml", "embedded", "dreammapping-gaussians")
+    config = load_config(CONFIGS / "vdm-gs.yaml", *overlays, cli_args=arguments)
     pl.seed_everything(config.seed, verbose=False)
     data = threestudio.find(config.data_type)(config.data)
     system = threestudio.find(config.system_type)({**config.system, "report": False}, resumed=False)

@@ -45,13 +45,13 @@ def test_a_neighbor_differs_in_one_to_three_keys(monkeypatch):
 @pytest.mark.parametrize("key", list(search.SPACE))
 def test_every_choice_is_a_setting(key):
     from threestudio.utils.config import load_config
+    from threestudio.utils.presets import overlay_files
 
     first = {name: choices[0] for name, choices in search.SPACE.items()}
     for choice in search.SPACE[key]:
         candidate = {**first, key: choice}
-        config = load_config(
-            search.CONFIGS / "vdm-gs.yaml", search.CONFIGS / "presets" / "embedded.yaml", cli_args=search.overrides(candidate)
-        )
+        overlays = overlay_files(search.CONFIGS / "vdm-gs.yaml", "embedded", "dreammapping-gaussians")
+        config = load_config(search.CONFIGS / "vdm-gs.yaml", *overlays, cli_args=search.overrides(candidate))
         assert config.trainer.max_steps == search.STEPS[candidate["data.batch_size"]]
         rate = config.system.geometry.position_lr
         assert list(rate)[1] == pytest.approx(candidate["position"]) and rate[3] == config.trainer.max_steps

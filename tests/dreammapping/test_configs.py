@@ -34,7 +34,7 @@ UPSTREAM = {
         view_dependent_prompt_front use_cache spawn use_perp_neg use_prompt_debiasing
     """.split(),
     "system.background": """
-        weights n_output_dims color learned random_aug random_aug_prob
+        weights n_output_dims color learned random_aug random_aug_prob color_activation
     """.split(),
     "system.material": """
         weights n_output_dims color_activation requires_normal
@@ -71,13 +71,47 @@ def test_the_paper_s_numbers():
     assert OmegaConf.to_container(config.system.geometry.position_lr, resolve=True) == [0, 0.00056, 0.0000056, 5000]
 
 
-def test_sds_differs_in_loss_and_scale_only():
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("sds", {"loss": {"type": "sds"}, "guidance_scale": 100, "cfg_convention": "seed"}),
+        ("vsd", {"loss": {"type": "vsd"}, "guidance_scale": 7.5, "cfg_convention": "usual"}),
+    ],
+)
+def test_baselines_differ_in_loss_and_scale_only(name, own):
     def flat(name: str) -> dict:
         config = OmegaConf.to_container(OmegaConf.load(CONFIGS / name), resolve=False)
         guidance = config["system"]["guidance"]
-        own = {"name": config.pop("name"), **{key: guidance.pop(key) for key in ("loss", "guidance_scale")}}
-        return {"rest": config, "own": own}
+        keys = ("loss", "guidance_scale", "cfg_convention")
+        return {"name": config.pop("name"), "own": {key: guidance.pop(key) for key in keys}, "rest": config}
 
-    sds, vdm = flat("sds-gs.yaml"), flat("vdm-gs.yaml")
-    assert sds["rest"] == vdm["rest"]
-    assert sds["own"] == {"name": "dreammapping-sds-gs", "loss": {"type": "sds"}, "guidance_scale": 100}
+    baseline, vdm = flat(f"{name}-gs.yaml"), flat("vdm-gs.yaml")
+    assert baseline["rest"] == vdm["rest"]
+    assert (baseline["name"], baseline["own"]) == (f"dreammapping-{name}-gs", own)
+
+
+def test_the_field_is_prolificdreamers_with_another_loss():
+    ours = OmegaConf.load(CONFIGS / "vdm-nerf.yaml")
+    theirs = OmegaConf.load(CONFIGS.parents[2] / "configs" / "prolificdreamer.yaml")
+    for part in ("geometry", "material", "background", "renderer"):
+        assert ours.system[f"{part}_type"] == theirs.system[f"{part}_type"] and ours.system[part] == theirs.system[part]
+    assert ours.system.guidance.guidance_scale == theirs.system.guidance.guidance_scale == 7.5
+    assert ours.system.guidance.timesteps.max_step_percent == theirs.system.guidance.max_step_percent
+    assert {**theirs.system.optimizer.params, "guidance": None} == {**ours.system.optimizer.params, "guidance": None}
+    assert ours.trainer.max_steps == theirs.trainer.max_steps == 25000
+    for key in ("lambda_sparsity", "lambda_opaque"):
+        assert ours.system.loss[key] == theirs.system.loss[key]
+
+
+@pytest.mark.parametrize("name", ["vdm", "sds", "vsd"])
+def test_losses_on_the_field_by_one_override(name):
+    from dreammapping.distillation import LOSSES
+    from dreammapping.settings import parse_settings
+
+    config = OmegaConf.merge(
+        OmegaConf.load(CONFIGS / "vdm-nerf.yaml"), OmegaConf.from_dotlist([f"system.guidance.loss.type={name}"])
+    )
+    loss = OmegaConf.to_container(config.system.guidance.loss)
+    settings = parse_settings(LOSSES.get(loss.pop("type")).Settings, loss, "loss")
+    if name == "vdm":
+        assert (settings.dca_cutoff, settings.psi_lr) == (300, 0.01)  # the paper's

@@ -16,6 +16,7 @@ def gaussian_teacher(dtype: torch.dtype = torch.float32, seed: int = 0) -> Close
     return ClosedFormTeacher(
         {
             "cond": GaussianMixture.single(mean, 0.05),
+            "cond_no_view": GaussianMixture.single(mean, 0.05),
             "empty": GaussianMixture.single(mean, 1.0),
             "negative": GaussianMixture.single(-mean, 1.0),
         }
@@ -24,7 +25,12 @@ def gaussian_teacher(dtype: torch.dtype = torch.float32, seed: int = 0) -> Close
 
 def embeddings(batch: int = 2) -> dict[str, torch.Tensor]:
     """Placeholders: closed-form teachers go by the name alone."""
-    return {name: torch.zeros(batch, 1, 1) for name in ("cond", "empty", "negative")}
+    return {name: torch.zeros(batch, 1, 1) for name in ("cond", "empty", "negative", "cond_no_view")}
+
+
+def cameras(batch: int = 2) -> dict[str, torch.Tensor]:
+    """A draw's context: one camera for all images."""
+    return {"c2w": torch.eye(4).expand(batch, 4, 4)}
 
 
 def prompted(teacher: ClosedFormTeacher, *, scale: float = 7.5, batch: int = 2, **options: object) -> PromptedTeacher:

@@ -11,10 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from threestudio.errors import UserError
-
-
-class MissingUnwrapperError(UserError, ImportError):
-    """Texture coordinates are asked for, but xatlas is not installed."""
+from threestudio.utils.uv_atlas import unwrap
 
 
 class Mesh:
@@ -138,6 +135,11 @@ class Mesh:
         if isinstance(limit, float):
             limit = int(sizes.max()) * limit
         keep = sizes[face_part] >= limit
+        if not keep.any():
+            raise UserError(
+                f"All parts of the surface have fewer than {outlier_n_faces_threshold} faces (the largest has "
+                f"{int(sizes.max())}), so none would be left. Lower isosurface_outlier_n_faces_threshold."
+            )
         used, faces = self.t_pos_idx[keep].unique(return_inverse=True)
         mesh = Mesh(self.v_pos[used], faces, **self.extras)
         if self._v_rgb is not None:
@@ -151,22 +153,14 @@ class Mesh:
     ) -> None:
         """Fill `v_tex` and `t_tex_idx` with an atlas made by xatlas; options are attributes of its ChartOptions,
         PackOptions."""
-        try:
-            import xatlas
-        except ImportError as error:
-            raise MissingUnwrapperError(
-                "Texture coordinates need the package xatlas, which is not installed: pip install xatlas"
-            ) from error
-        atlas = xatlas.Atlas()
-        atlas.add_mesh(self.v_pos.detach().cpu().numpy(), self.t_pos_idx.cpu().numpy().astype("uint32"))
-        chart, pack = xatlas.ChartOptions(), xatlas.PackOptions()
-        for target, options in ((chart, xatlas_chart_options), (pack, xatlas_pack_options)):
-            for key, value in (options or {}).items():
-                setattr(target, key, value)
-        atlas.generate(chart, pack)
-        _, indices, uvs = atlas.get_mesh(0)
-        self._v_tex = torch.as_tensor(uvs, dtype=torch.float32, device=self.v_pos.device)
-        self._t_tex_idx = torch.as_tensor(indices.astype("int64"), device=self.v_pos.device)
+        uvs, indices = unwrap(
+            self.v_pos.detach().cpu().numpy(),
+            self.t_pos_idx.cpu().numpy(),
+            xatlas_chart_options,
+            xatlas_pack_options,
+        )
+        self._v_tex = torch.as_tensor(uvs, device=self.v_pos.device)
+        self._t_tex_idx = torch.as_tensor(indices, device=self.v_pos.device)
 
     # ---- regularizers ----
 

@@ -17,7 +17,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from threestudio.errors import ConfigError
 from threestudio.models.encodings import Frequency, Identity, ProgressiveBandFrequency, SphericalHarmonics
-from threestudio.models.tcnn import TCNNEncoding, TCNNNetwork
+from threestudio.models.hash_grid import HashGrid, ProgressiveBandHashGrid
+from threestudio.models.tcnn import TCNNEncoding, TCNNNetwork, wants_tcnn
 from threestudio.utils.base import Updateable
 from threestudio.utils.ops import get_activation
 
@@ -26,6 +27,11 @@ ENCODINGS: dict[str, Callable[[int, Mapping[str, Any]], nn.Module]] = {
     "Frequency": Frequency,
     "ProgressiveBandFrequency": ProgressiveBandFrequency,
     "SphericalHarmonics": SphericalHarmonics,
+    "HashGrid": HashGrid,
+    "DenseGrid": HashGrid,
+    "TiledGrid": HashGrid,
+    "Grid": HashGrid,
+    "ProgressiveBandHashGrid": ProgressiveBandHashGrid,
 }
 
 
@@ -154,9 +160,29 @@ class SphereInitVanillaMLP(VanillaMLP):
         return weight_norm(layer)
 
 
+class TCNNShapedMLP(VanillaMLP):
+    """tiny-cuda-nn's FullyFusedMLP and CutlassMLP without it: a float32 network of the same shape, without bias.
+
+    Config: `n_neurons` (128), `n_hidden_layers` (5), `activation` (ReLU), `output_activation` (None). The parameters
+    are not laid out as tiny-cuda-nn's, and it computes in float16: a checkpoint of one does not load into the other.
+    """
+
+    def __init__(self, dim_in: int, dim_out: int, config: Mapping[str, Any]) -> None:
+        super().__init__(dim_in, dim_out, {"n_neurons": 128, "n_hidden_layers": 5, **config})
+
+
+def fused_mlp(dim_in: int, dim_out: int, config: Mapping[str, Any]) -> nn.Module:
+    """tiny-cuda-nn's network if the config's `backend` (auto, torch, tcnn) and the machine say so, else ours."""
+    if wants_tcnn(config, "network"):
+        return TCNNNetwork(dim_in, dim_out, config, [f"{config['otype']} with backend: torch", *NETWORKS])
+    return TCNNShapedMLP(dim_in, dim_out, config)
+
+
 NETWORKS: dict[str, Callable[[int, int, Mapping[str, Any]], nn.Module]] = {
     "VanillaMLP": VanillaMLP,
     "SphereInitVanillaMLP": SphereInitVanillaMLP,
+    "FullyFusedMLP": fused_mlp,
+    "CutlassMLP": fused_mlp,
 }
 
 

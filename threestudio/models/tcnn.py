@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from threestudio.errors import ConfigError, UserError
+from threestudio.errors import ConfigError, UserError, suggest
+from threestudio.utils.misc import get_device
+
+BACKENDS = ("auto", "torch", "tcnn")
 
 
 class MissingTinyCudaNNError(UserError, ImportError):
@@ -32,6 +35,29 @@ def _tinycudann(kind: str, otype: str, covered: Iterable[str]) -> ModuleType:
     return tinycudann
 
 
+def wants_tcnn(config: Mapping[str, Any], kind: str) -> bool:
+    """Whether tiny-cuda-nn shall build what the core could build too; the config's `backend` decides.
+
+    "auto" (default): if it is installed and the run is on a CUDA GPU. "tcnn": always. "torch": never.
+    """
+    backend = str(config.get("backend", "auto"))
+    if backend not in BACKENDS:
+        raise ConfigError(f"{kind} {config['otype']}: backend is {backend!r}. {suggest(backend, BACKENDS)}")
+    if backend != "auto":
+        return backend == "tcnn"
+    if not torch.cuda.is_available() or get_device().type != "cuda":
+        return False
+    try:
+        import tinycudann  # noqa: F401
+    except (ImportError, OSError):  # OSError: built for another GPU
+        return False
+    return True
+
+
+def _own_keys_removed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "backend"}
+
+
 class TCNNEncoding(nn.Module):
     """An encoding of tiny-cuda-nn, [N, D] in [0, 1] -> [N, n_output_dims] float32."""
 
@@ -39,7 +65,7 @@ class TCNNEncoding(nn.Module):
         super().__init__()
         tcnn = _tinycudann("encoding", config["otype"], covered)
         try:
-            self.encoding = tcnn.Encoding(n_input_dims, dict(config), dtype=torch.float32)
+            self.encoding = tcnn.Encoding(n_input_dims, _own_keys_removed(config), dtype=torch.float32)
         except RuntimeError as error:
             raise ConfigError(f"tiny-cuda-nn refuses the encoding {dict(config)}: {error}") from error
         self.n_output_dims: int = self.encoding.n_output_dims
@@ -57,7 +83,7 @@ class TCNNNetwork(nn.Module):
         super().__init__()
         tcnn = _tinycudann("network", config["otype"], covered)
         try:
-            self.network = tcnn.Network(n_input_dims, n_output_dims, dict(config))
+            self.network = tcnn.Network(n_input_dims, n_output_dims, _own_keys_removed(config))
         except RuntimeError as error:
             raise ConfigError(f"tiny-cuda-nn refuses the network {dict(config)}: {error}") from error
 

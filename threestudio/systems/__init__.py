@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from threestudio.systems import base, optimizers, utils
+from threestudio.systems import base, dreamfusion, optimizers, prolificdreamer, utils
 
-__all__ = ["base", "optimizers", "utils"]
+__all__ = ["base", "dreamfusion", "optimizers", "prolificdreamer", "utils"]

@@ -118,6 +118,10 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "shifted_softplus": lambda x: F.softplus(x - 1.0),
     "scale_-11_01": lambda x: x * 0.5 + 0.5,
+    # What tiny-cuda-nn calls so in the configs of its networks.
+    "exponential": torch.exp,
+    "sine": torch.sin,
+    "squareplus": lambda x: 0.5 * (x + torch.sqrt(x * x + 4.0)),
 }
 
 

@@ -1,7 +1,7 @@
 """Presets: small files beside a config that adapt it to the machine and the weights at hand.
 
-`<config folder>/presets/<preset>.yaml` and then `<config folder>/presets/<preset>/<config name>.yaml` are merged over
-the config and under the command line; each may be absent.
+In `<config folder>/presets`, `<preset>.yaml`, then `<preset>/<system.geometry_type>.yaml`, then
+`<preset>/<config name>.yaml` are merged over the config and under the command line; each may be absent.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from threestudio.utils.files import write_atomic
 
 PRESETS = ("paper", "embedded", "auto")
 _TEACHER_KEY = "system.guidance.pretrained_model_name_or_path"
+_GEOMETRY_KEY = "system.geometry_type"
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,20 @@ def choose_preset(
         taken, reason = _automatic(merged, cuda)
     else:
         taken, reason = requested, "asked for with --preset"
-    files = overlay_files(path, taken)
+    geometry_type = _selected(merged, _GEOMETRY_KEY)
+    files = overlay_files(path, taken, geometry_type)
     if taken == "embedded" and not files:
         if requested == "auto":
             return PresetChoice(requested, None, "no preset is defined for this config")
-        raise ConfigError(f"--preset embedded: neither {' nor '.join(map(str, _candidates(path, taken)))} exists.")
+        raise ConfigError(
+            f"--preset embedded: neither {' nor '.join(map(str, _candidates(path, taken, geometry_type)))} exists."
+        )
     return PresetChoice(requested, taken, reason, tuple(files))
 
 
-def overlay_files(config_path: Path, preset: str) -> list[Path]:
-    """The overlay files of a preset that exist for a config, in the order they are merged."""
-    return [file for file in _candidates(config_path, preset) if file.is_file()]
+def overlay_files(config_path: Path, preset: str, geometry_type: str | None = None) -> list[Path]:
+    """The overlay files of a preset that exist for a config and its geometry, in the order they are merged."""
+    return [file for file in _candidates(config_path, preset, geometry_type) if file.is_file()]
 
 
 def recorded_preset(config_path: Path) -> str | None:
@@ -93,9 +97,19 @@ def recorded_preset(config_path: Path) -> str | None:
         raise ConfigError(f"Cannot read {record}: {error}") from error
 
 
-def _candidates(path: Path, preset: str) -> Sequence[Path]:
+def _candidates(path: Path, preset: str, geometry_type: str | None) -> Sequence[Path]:
     folder = path.parent / "presets"
-    return folder / f"{preset}.yaml", folder / preset / f"{path.stem}.yaml"
+    names = dict.fromkeys(name for name in (geometry_type, path.stem) if name)
+    return folder / f"{preset}.yaml", *(folder / preset / f"{name}.yaml" for name in names)
+
+
+def _selected(merged: DictConfig, key: str) -> str | None:
+    """The text at a key; None where it is missing or cannot be resolved yet."""
+    try:
+        value = OmegaConf.select(merged, key)
+    except OmegaConfBaseException:
+        return None
+    return None if value is None else str(value)
 
 
 def _of_resolved(requested: str, recorded: str, path: Path) -> PresetChoice:
@@ -111,17 +125,14 @@ def _of_resolved(requested: str, recorded: str, path: Path) -> PresetChoice:
 def _automatic(merged: DictConfig, cuda: bool) -> tuple[str, str]:
     if not cuda:
         return "embedded", "no CUDA GPU is used"
-    try:
-        name = OmegaConf.select(merged, _TEACHER_KEY)
-    except OmegaConfBaseException:
-        name = None
+    name = _selected(merged, _TEACHER_KEY)
     if name is None:
         return "paper", "a CUDA GPU is used"
     # Only here: it pulls in libraries that a config without presets does not need.
     from threestudio.utils.pretrained import resolve_pretrained
 
     try:
-        found = resolve_pretrained(str(name), allow_download=False)
+        found = resolve_pretrained(name, allow_download=False)
     except PretrainedError:
         return "embedded", f"the weights of {name} are not on this machine; --preset paper fetches them"
     return "paper", f"a CUDA GPU is used and {found.name} is on this machine"

@@ -16,8 +16,11 @@ import torch
 from PIL import Image
 
 from threestudio.errors import ConfigError, UserError
-from threestudio.utils import imaging, objfile, video
+from threestudio.utils import glbfile, imaging, objfile, video
 from threestudio.utils.files import atomic_path, write_atomic
+
+GRAY_MAPS = ("map_Pm", "map_Pr")
+"""Textures with one value per texel."""
 
 
 class SaverMixin:
@@ -283,12 +286,7 @@ class SaverMixin:
         filename = filename if filename.endswith(".obj") else filename + ".obj"
         mtl_name = filename[: -len(".obj")] + ".mtl" if save_mat else None
         text = objfile.obj_text(
-            self.convert_data(mesh.v_pos),
-            self.convert_data(mesh.t_pos_idx),
-            v_nrm=self.convert_data(mesh.v_nrm) if save_normal else None,
-            v_tex=self.convert_data(mesh.v_tex) if save_uv else None,
-            t_tex_idx=self.convert_data(mesh.t_tex_idx) if save_uv else None,
-            v_rgb=self.convert_data(mesh.v_rgb) if save_vertex_color else None,
+            **self._mesh_arrays(mesh, save_normal, save_uv, save_vertex_color),
             mtl_name=None if mtl_name is None else Path(mtl_name).name,
         )
         paths = [self.get_save_path(filename)]
@@ -298,6 +296,41 @@ class SaverMixin:
         write_atomic(paths[0], text.encode())  # last, so that a finished .obj always finds its material
         return paths
 
+    def save_glb(
+        self,
+        filename: str,
+        mesh: Any,
+        save_normal: bool = False,
+        save_uv: bool = False,
+        save_vertex_color: bool = False,
+        map_Kd: Any = None,
+        map_Bump: Any = None,
+        map_Pm: Any = None,
+        map_Pr: Any = None,
+    ) -> str:
+        """A `Mesh` as .glb with its textures inside, in glTF's axes (y up, front +z); arguments as in `save_obj`."""
+        path = self.get_save_path(filename if filename.endswith(".glb") else filename + ".glb")
+        maps = {"map_Kd": map_Kd, "map_Bump": map_Bump, "map_Pm": map_Pm, "map_Pr": map_Pr}
+        maps = {key: self.convert_data(image) for key, image in maps.items() if image is not None}
+        data = glbfile.glb_bytes(
+            **self._mesh_arrays(mesh, save_normal, save_uv, save_vertex_color),
+            maps={key: image[..., 0] if key in GRAY_MAPS and image.ndim == 3 else image for key, image in maps.items()},
+        )
+        write_atomic(path, data)
+        return path
+
+    def _mesh_arrays(self, mesh: Any, normal: bool, uv: bool, vertex_color: bool) -> dict[str, Any]:
+        """What the writers of mesh files take; None for what is not asked for."""
+        arrays = {
+            "v_pos": mesh.v_pos,
+            "t_pos_idx": mesh.t_pos_idx,
+            "v_nrm": mesh.v_nrm if normal else None,
+            "v_tex": mesh.v_tex if uv else None,
+            "t_tex_idx": mesh.t_tex_idx if uv else None,
+            "v_rgb": mesh.v_rgb if vertex_color else None,
+        }
+        return self.convert_data(arrays)
+
     def _save_material(self, filename: str, textures: dict[str, Any], map_format: str) -> list[str]:
         stems = {"map_Kd": "kd", "map_Ks": "ks", "map_Bump": "nrm", "map_Pm": "metallic", "map_Pr": "roughness"}
         written, names = [], {}
@@ -306,7 +339,7 @@ class SaverMixin:
                 continue
             names[key] = f"texture_{stems[key]}.{map_format}"
             target = str(Path(filename).with_name(names[key]))
-            if key in ("map_Pm", "map_Pr"):
+            if key in GRAY_MAPS:
                 image = self.convert_data(image)
                 values = image[..., 0] if image.ndim == 3 else image
                 written.append(self.save_grayscale_image(target, values, data_range=(0, 1), cmap=None))

@@ -5,7 +5,7 @@ One file per loss; importing it here registers it.
 
 from __future__ import annotations
 
-from . import sds, vdm  # noqa: F401  (registers the losses)
+from . import sds, vdm, vsd  # noqa: F401  (registers the losses)
 from .auxiliary import AuxiliaryOptimizer, AuxiliaryUpdate
 from .cfg import CFGConvention, Guided, guide, perpendicular, seed_scale
 from .distiller import Distillation, Distiller, DistillerSettings, inject
@@ -14,9 +14,12 @@ from .loss import LOSSES, LossContext, ScoreLoss, ScoreResult, build_loss, regis
 from .noise_schedule import NoiseSchedule
 from .teacher import CallCount, NoisePredictor, PromptedTeacher
 from .timesteps import TIMESTEPS, Timesteps, build_timesteps
+from .trainable import Adaptable, AdapterOptions, TrainablePredictor
 from .weighting import WEIGHTINGS
 
 __all__ = [
+    "Adaptable",
+    "AdapterOptions",
     "AuxiliaryOptimizer",
     "AuxiliaryUpdate",
     "CFGConvention",
@@ -35,6 +38,7 @@ __all__ = [
     "ScoreResult",
     "TIMESTEPS",
     "Timesteps",
+    "TrainablePredictor",
     "WEIGHTINGS",
     "build_loss",
     "build_timesteps",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -52,6 +52,8 @@ class Distillation:
     """What the loss's teacher calls returned."""
     diagnostics: dict[str, Tensor]
     """Scalars on the latents' device; nothing here waits for it."""
+    auxiliary: Mapping[str, Tensor] = field(default_factory=dict)
+    """Losses, with graph, of parameters the caller's optimizer has to train; empty where the loss trains its own."""
 
 
 def inject(latents: Tensor, gradient: Tensor, reduction: str = "mean") -> Tensor:
@@ -134,7 +136,8 @@ class Distiller:
             "unet_forwards": torch.tensor((self.teacher.calls.forwards - before[0]) / len(latents)),
             "unet_backwards": torch.tensor((self.teacher.calls.backwards - before[1]) / len(latents)),
         }
-        return Distillation(inject(latents, gradient, s.grad_reduction), gradient, draw, answers, diagnostics)
+        left = {} if self.optimizer else auxiliary
+        return Distillation(inject(latents, gradient, s.grad_reduction), gradient, draw, answers, diagnostics, left)
 
     def draw(self, latents: Tensor, step: int, context: Mapping[str, Tensor]) -> NoisyDraw:
         """t and eps from the generator, and x_t."""

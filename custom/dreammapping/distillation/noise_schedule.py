@@ -74,6 +74,19 @@ class NoiseSchedule:
         a, sig = self.coefficients(t, noisy)
         return (eps - sig * noisy) / a
 
+    def eps_from_output(self, prediction_type: str, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """eps from what a model of that kind answers: `epsilon`, `v_prediction` or `sample` (diffusers' names)."""
+        if prediction_type == "v_prediction":
+            return self.eps_from_v(noisy, output, t)
+        return self.eps_from_x0(noisy, output, t) if prediction_type == "sample" else output
+
+    def target(self, prediction_type: str, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What a model of that kind learns to answer for x_t made of `clean` and `noise`."""
+        if prediction_type == "v_prediction":
+            a, sig = self.coefficients(t, clean)
+            return a * noise - sig * clean
+        return clean if prediction_type == "sample" else noise
+
     def ddim_step(
         self, noisy: Tensor, eps: Tensor, t: Tensor, t_next: Tensor, *, eta: float = 0.0, noise: Tensor | None = None
     ) -> Tensor:

@@ -20,6 +20,14 @@ class CallCount:
     forwards: int = 0
     backwards: int = 0
 
+    def count_backward(self, output: Tensor, images: int) -> None:
+        """Adds `images` to the backwards if and when a gradient arrives at `output`."""
+        if output.requires_grad:
+            output.register_hook(lambda _: self._add_backwards(images))
+
+    def _add_backwards(self, images: int) -> None:
+        self.backwards += images
+
 
 class NoisePredictor(Protocol):
     """A frozen epsilon model. Models that predict v or x_0 convert before they answer."""

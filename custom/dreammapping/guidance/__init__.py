@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .distillation_guidance import DreamMappingGuidance
+from .stable_diffusion import StableDiffusionGuidance, StableDiffusionVSDGuidance
 
-__all__ = ["DreamMappingGuidance"]
+__all__ = ["DreamMappingGuidance", "StableDiffusionGuidance", "StableDiffusionVSDGuidance"]

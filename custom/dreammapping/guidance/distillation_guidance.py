@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 import threestudio
 import torch
@@ -64,17 +64,25 @@ class DreamMappingGuidance(BaseModule):
         compile_unet: bool = False
 
     cfg: Config
+    loss_key: ClassVar[str] = "loss_distillation"
+    """Under which name the result holds the loss."""
+    blocks: ClassVar[dict[str, str]] = {"loss": "system.guidance.loss", "timesteps": "system.guidance.timesteps"}
+    """Where the config has the keys of these, for messages."""
+
+    def plan(self) -> Config:
+        """The settings everything here goes by. Classes with other config keys translate theirs."""
+        return self.cfg
 
     def configure(self) -> None:
         """Load the teacher and build the loss; everything that can be wrong in the config is found here."""
-        cfg = self.cfg
-        self._timesteps = build_timesteps(cfg.timesteps, "system.guidance.timesteps")
+        cfg = self._plan = self.plan()
+        self._timesteps = build_timesteps(cfg.timesteps, self.blocks["timesteps"])
         settings = self._settings()
         self.teacher = DiffusersTeacher.load(cfg.pretrained_model_name_or_path, self._teacher_options(), self.device)
         seed = torch.initial_seed() if cfg.seed is None else cfg.seed
         generator = torch.Generator().manual_seed(seed)
         context = LossContext(self.teacher, self.teacher.latent_shape, generator)
-        self.loss = build_loss(cfg.loss, context, "system.guidance.loss").to(self.device)
+        self.loss = build_loss(cfg.loss, context, self.blocks["loss"]).to(self.device)
         self.distiller = Distiller(self.loss, self.teacher, settings, generator, self._timesteps)
         self._empty: Tensor | None = None
         self._step = 0
@@ -82,14 +90,15 @@ class DreamMappingGuidance(BaseModule):
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Evaluate the schedules. May be called several times per step."""
-        settings = self.distiller.settings
-        settings.guidance_scale = self._scheduled("guidance_scale", self.cfg.guidance_scale, epoch, global_step)
-        if self.cfg.grad_clip is not None:
-            settings.grad_clip = self._scheduled("grad_clip", self.cfg.grad_clip, epoch, global_step)
+        settings, cfg = self.distiller.settings, self._plan
+        settings.guidance_scale = self._scheduled("guidance_scale", cfg.guidance_scale, epoch, global_step)
+        if cfg.grad_clip is not None:
+            settings.grad_clip = self._scheduled("grad_clip", cfg.grad_clip, epoch, global_step)
+        where = self.blocks["timesteps"].removeprefix("system.guidance").lstrip(".")
         for name in self._timesteps.scheduled:
-            if name in self.cfg.timesteps:
-                value = self._scheduled(f"timesteps.{name}", self.cfg.timesteps[name], epoch, global_step)
-                setattr(self._timesteps, name, value)
+            if name in cfg.timesteps:
+                key = f"{where}.{name}".lstrip(".")
+                setattr(self._timesteps, name, self._scheduled(key, cfg.timesteps[name], epoch, global_step))
         self._step = global_step
 
     def forward(
@@ -105,8 +114,9 @@ class DreamMappingGuidance(BaseModule):
     ) -> dict[str, Any]:
         """rgb [B,H,W,3] in [0,1] (or latents [B,H,W,C] with `rgb_as_latents`) -> the loss and scalars.
 
-        `loss_distillation` carries the graph. `elevation`, `azimuth` in degrees, `camera_distances`, [B] each. Cameras
-        in `kwargs` (c2w, mvp_mtx) reach the loss.
+        `loss_distillation` carries the graph, as do the losses of parameters that the system's optimizer trains.
+        `elevation`, `azimuth` in degrees, `camera_distances`, [B] each. Cameras in `kwargs` (c2w, mvp_mtx) reach the
+        loss.
         """
         views = Views(elevation, azimuth, camera_distances)
         with torch.autocast(rgb.device.type, enabled=False):
@@ -117,9 +127,10 @@ class DreamMappingGuidance(BaseModule):
                 latents, texts.by_name, step=self._step, perp_neg_weights=texts.perp_neg_weights, context=context
             )
             low, high = self._timesteps.bounds(self._step, self.teacher.schedule.steps)
-            output = {"loss_distillation": result.loss, **result.diagnostics, "min_step": low, "max_step": high}
+            output = {self.loss_key: result.loss, **{f"loss_{k}": v for k, v in result.auxiliary.items()}}
+            output |= {**result.diagnostics, "min_step": low, "max_step": high}
             if guidance_eval:
-                count = min(self.cfg.max_items_eval, len(rgb))
+                count = min(self._plan.max_items_eval, len(rgb))
                 output["eval"] = preview(self.teacher, self._prompted(texts.first(count)), result.draw, views, count)
         return output
 
@@ -142,7 +153,7 @@ class DreamMappingGuidance(BaseModule):
         self.distiller.load_state_dict(state)
 
     def _settings(self) -> DistillerSettings:
-        cfg = self.cfg
+        cfg = self._plan
         values = {
             "cfg_convention": cfg.cfg_convention,
             "anchor": cfg.anchor,
@@ -154,7 +165,7 @@ class DreamMappingGuidance(BaseModule):
         return parse_settings(DistillerSettings, values, "system.guidance")
 
     def _teacher_options(self) -> TeacherOptions:
-        cfg = self.cfg
+        cfg = self._plan
         return TeacherOptions(
             half_precision=cfg.half_precision_weights,
             bfloat16_on_cpu=cfg.bfloat16_on_cpu,
@@ -165,11 +176,11 @@ class DreamMappingGuidance(BaseModule):
         )
 
     def _embeddings(self, prompt_utils: Any, views: Views) -> NamedEmbeddings:
-        wanted = (self.cfg.anchor, *self.loss.embeddings)
+        wanted = (self._plan.anchor, *self.loss.embeddings)
         return named_embeddings(
             prompt_utils,
             views,
-            view_dependent=self.cfg.view_dependent_prompting,
+            view_dependent=self._plan.view_dependent_prompting,
             empty=self._empty_embedding if "empty" in wanted else None,
         )
 

@@ -99,8 +99,9 @@ def teacher(system: Any) -> dict[str, Any]:
         return known
     try:
         from threestudio.utils.pretrained import resolve_pretrained
-    except ImportError:  # the original threestudio
-        return known
+    except ImportError:  # the original threestudio; the guidance hashed a local folder itself
+        fingerprint = getattr(getattr(system.guidance, "teacher", None), "fingerprint", None)
+        return {**known, "fingerprint": fingerprint or None}
     found = resolve_pretrained(name, allow_download=False)
     return {**known, **{key: _plain(getattr(found, key)) for key in ("name", "source", "revision", "fingerprint")}}
 

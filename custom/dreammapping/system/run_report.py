@@ -29,7 +29,12 @@ class RunReport:
         self._teacher: dict[str, Any] | None = None
 
     def start(self) -> None:
-        """Training begins or goes on: seconds that a card in the folder reports were spent on this run before."""
+        """Training begins or goes on: seconds that a card in the folder reports were spent on this run before.
+
+        The exporter is built once already, so that a mistake in its settings is found now and not after the training.
+        """
+        if self._wanted():
+            self._build_exporter()
         path = Path(self._system.get_save_path(f"{CARD}.json"))
         if not self._system.resumed and self._system.trainer.is_global_zero:
             path.unlink(missing_ok=True)  # of another run in the same folder
@@ -48,22 +53,30 @@ class RunReport:
     def finish(self) -> None:
         """Training is over: the asset's files and the card. Writes the same files when called again."""
         self._watch.stop()
-        if self._wanted():
+        if not self._wanted():
+            return
+        try:
             self.export()
-            self._write_card("trained")
+        except (ValueError, ImportError) as problem:  # no surface yet, a package missing: the turntable still follows
+            threestudio.warn(f"Nothing was exported: {problem}")
+        self._write_card("trained")
 
     def export(self) -> list[str]:
         """Runs the configured exporter on the trained parts; paths written."""
         system = self._system
-        exporter = threestudio.find(system.cfg.exporter_type)(
-            system.cfg.exporter, geometry=system.geometry, material=system.material, background=system.background
-        )
         paths: list[str] = []
+        exporter = self._build_exporter()  # files may live as long as it does
         for item in exporter():
             save = getattr(system, f"save_{item.save_type}")
             written = save(f"it{system.true_global_step}-export/{item.save_name}", **item.params)
             paths += written if isinstance(written, list) else [written]
         return paths
+
+    def _build_exporter(self) -> Any:
+        system = self._system
+        return threestudio.find(system.cfg.exporter_type)(
+            system.cfg.exporter, geometry=system.geometry, material=system.material, background=system.background
+        )
 
     def turntable(self) -> None:
         """The test frames as one picture and as a video; then the card with all that exists now."""

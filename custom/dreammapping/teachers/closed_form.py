@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..distillation.noise_schedule import NoiseSchedule
 from ..distillation.teacher import CallCount
+from ..distillation.trainable import CAMERA_NUMBERS, AdapterOptions
 from ..errors import TeacherError, suggest
 
 
@@ -61,16 +62,23 @@ class ClosedFormTeacher:
     """One known distribution per embedding name, e.g. {"cond": ..., "empty": ...}; embeddings themselves are ignored.
 
     Images are latents: `encode` and `decode` only map [0,1] to [-1,1] and back. Unlike a network it answers in the
-    dtype of its input, so that identities can be checked in float64.
+    dtype of its input, so that identities can be checked in float64. Its trainable copies start as the distribution
+    called "cond" and answer in the kind `copy_prediction_type` (epsilon, v_prediction or sample).
     """
 
     name = "closed form"
     fingerprint = ""
 
-    def __init__(self, distributions: Mapping[str, GaussianMixture], schedule: NoiseSchedule | None = None) -> None:
+    def __init__(
+        self,
+        distributions: Mapping[str, GaussianMixture],
+        schedule: NoiseSchedule | None = None,
+        copy_prediction_type: str = "epsilon",
+    ) -> None:
         self.distributions = dict(distributions)
         self.schedule = schedule or NoiseSchedule.scaled_linear()
         self.calls = CallCount()
+        self.copy_prediction_type = copy_prediction_type
         self.latent_shape = tuple(next(iter(self.distributions.values())).means.shape[1:])
         self.image_size = self.latent_shape[1:]
 
@@ -88,8 +96,47 @@ class ClosedFormTeacher:
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
             return {name: self.distributions[name].eps(noisy, a, sig) for name in embeddings}
 
+    def trainable_copy(self, options: AdapterOptions, generator: torch.Generator) -> TrainableMixture:
+        """See distillation.trainable.Adaptable."""
+        if options.model is not None:
+            raise TeacherError("a closed-form teacher has no second model; leave the name of the LoRA's model out")
+        return TrainableMixture(self, options.camera)
+
     def encode(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
         return rgb * 2 - 1
 
     def decode(self, latents: Tensor) -> Tensor:
         return ((latents.detach() + 1) / 2).clamp(0, 1)
+
+
+class TrainableMixture:
+    """See distillation.trainable.TrainablePredictor: a mixture with trainable means and variances.
+
+    With a camera c the images are those of the mixture moved by sum_i c_i `by_camera_i`. Embeddings are ignored.
+    """
+
+    def __init__(self, teacher: ClosedFormTeacher, camera: bool) -> None:
+        start = teacher.distributions["cond"]
+        self.schedule, self.calls, self.prediction_type = teacher.schedule, teacher.calls, teacher.copy_prediction_type
+        self.adapter = nn.ParameterDict({"means": start.means.clone(), "log_variances": start.variances.log()})
+        if camera:
+            self.adapter["by_camera"] = start.means.new_zeros(CAMERA_NUMBERS, *start.means.shape[1:])
+        self._weights = start.weights
+
+    def predict(
+        self, noisy: Tensor, t: Tensor, embedding: Tensor, camera: Tensor | None, *, differentiable: bool = False
+    ) -> Tensor:
+        """See distillation.trainable.TrainablePredictor."""
+        a, sig = self.schedule.coefficients(t, noisy)
+        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            mixture = GaussianMixture(self.adapter["means"], self.adapter["log_variances"].exp(), self._weights)
+            moved = 0.0 if camera is None else torch.einsum("bn,nchw->bchw", camera, self.adapter["by_camera"])
+            eps = mixture.eps(noisy - a * moved, a, sig)
+            output = {
+                "epsilon": lambda: eps,
+                "v_prediction": lambda: self.schedule.v_from_eps(noisy, eps, t),
+                "sample": lambda: self.schedule.x0_from_eps(noisy, eps, t),
+            }[self.prediction_type]()
+        self.calls.forwards += len(noisy)
+        self.calls.count_backward(output, len(noisy))
+        return output

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,8 +16,12 @@ from torch.nn import functional as F
 from ..distillation.draw import draw_noise
 from ..distillation.noise_schedule import NoiseSchedule
 from ..distillation.teacher import CallCount
+from ..distillation.trainable import AdapterOptions
 from ..errors import TeacherError
-from .loading import Source, load_part, locate
+from .loading import Source, load_denoiser, load_part, locate
+
+if TYPE_CHECKING:
+    from .lora import LoraPredictor
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -72,24 +76,20 @@ class DiffusersTeacher:
         cls, name: str, options: TeacherOptions | None = None, device: torch.device | str = "cpu"
     ) -> DiffusersTeacher:
         """From a folder or hub name. Raises TeacherError (or the framework's own) if a part is missing or damaged."""
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        from diffusers import AutoencoderKL
 
         options = options or TeacherOptions()
         source = locate(name)
-        dtype = _dtype(torch.device(device), options)
-        weights = {"torch_dtype": dtype, "use_safetensors": True}
-        scheduler = load_part(DDIMScheduler, source, "scheduler")
-        unet = load_part(UNet2DConditionModel, source, "unet", **weights)
-        vae = load_part(AutoencoderKL, source, "vae", **weights)
-        teacher = cls(
-            vae, unet, NoiseSchedule(scheduler.alphas_cumprod), scheduler.config.prediction_type, source, options
-        )
+        dtype = weights_dtype(torch.device(device), options)
+        unet, schedule, prediction_type = load_denoiser(source, dtype)
+        vae = load_part(AutoencoderKL, source, "vae", torch_dtype=dtype, use_safetensors=True)
+        teacher = cls(vae, unet, schedule, prediction_type, source, options)
         return teacher.to(device)
 
     def to(self, device: torch.device | str) -> DiffusersTeacher:
         """Move; the weights' type follows the device (never float16 on a CPU)."""
         device = torch.device(device)
-        self.dtype = _dtype(device, self.options)
+        self.dtype = weights_dtype(device, self.options)
         if self.options.cpu_offload and device.type != "cpu":
             self._offload(device)
         else:
@@ -112,14 +112,13 @@ class DiffusersTeacher:
         """See distillation.teacher.NoisePredictor."""
         self._follow(noisy)
         batch, names = len(noisy), list(embeddings)
-        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()), _no_autocast(noisy):
+        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()), no_autocast(noisy):
             text = torch.cat([embeddings[n].to(noisy.device, self.dtype).expand(batch, -1, -1) for n in names])
             x, steps = noisy.repeat(len(names), 1, 1, 1), t.to(noisy.device).repeat(len(names))
             output = self._run_unet(x.to(self.dtype), steps, encoder_hidden_states=text, return_dict=False)[0].float()
-            eps = self._as_eps(x.float(), output, steps)
+            eps = self.schedule.eps_from_output(self.prediction_type, x.float(), output, steps)
         self.calls.forwards += len(x)
-        if eps.requires_grad:
-            eps.register_hook(lambda _: self._count_backward(len(x)))
+        self.calls.count_backward(eps, len(x))
         return dict(zip(names, eps.chunk(len(names))))
 
     def encode(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
@@ -127,7 +126,7 @@ class DiffusersTeacher:
         self._follow(rgb)
         if rgb.shape[-2:] != self.image_size:
             rgb = F.interpolate(rgb, self.image_size, mode="bilinear", align_corners=False)
-        with _no_autocast(rgb):
+        with no_autocast(rgb):
             # A permuted [B,H,W,3] image is channels-last in memory, which the encoder's backward is slow on.
             posterior = self.vae.encode((rgb * 2 - 1).to(self.dtype).contiguous()).latent_dist
             mean, std = posterior.mean.to(rgb.dtype), posterior.std.to(rgb.dtype)
@@ -137,9 +136,15 @@ class DiffusersTeacher:
     def decode(self, latents: Tensor) -> Tensor:
         """See protocol.Teacher."""
         self._follow(latents)
-        with _no_autocast(latents):
+        with no_autocast(latents):
             image = self.vae.decode((latents / self.scaling_factor + self.shift).to(self.dtype)).sample
         return (image.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
+
+    def trainable_copy(self, options: AdapterOptions, generator: torch.Generator) -> LoraPredictor:
+        """See distillation.trainable.Adaptable: a U-Net with LoRA. Needs the package peft."""
+        from .lora import LoraPredictor
+
+        return LoraPredictor(self, options, generator)
 
     @torch.no_grad()
     def embed_empty_prompt(self) -> Tensor:
@@ -151,16 +156,6 @@ class DiffusersTeacher:
         encoder = load_part(CLIPTextModel, source, "text_encoder", use_safetensors=True).eval()
         tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
         return encoder(tokens.input_ids)[0].float()
-
-    def _as_eps(self, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
-        if self.prediction_type == "v_prediction":
-            return self.schedule.eps_from_v(noisy, output, t)
-        if self.prediction_type == "sample":
-            return self.schedule.eps_from_x0(noisy, output, t)
-        return output
-
-    def _count_backward(self, images: int) -> None:
-        self.calls.backwards += images
 
     def _follow(self, x: Tensor) -> None:
         if x.device != self.device:
@@ -175,13 +170,13 @@ class DiffusersTeacher:
             cpu_offload(part if part.dtype == self.dtype else part.to(self.dtype), device)
 
 
-def _dtype(device: torch.device, options: TeacherOptions) -> torch.dtype:
+def weights_dtype(device: torch.device, options: TeacherOptions) -> torch.dtype:
     if device.type == "cuda":
         return torch.float16 if options.half_precision else torch.float32
     return torch.bfloat16 if device.type == "cpu" and options.bfloat16_on_cpu else torch.float32
 
 
-def _no_autocast(like: Tensor) -> torch.autocast:
+def no_autocast(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 

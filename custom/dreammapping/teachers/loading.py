@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
+from ..distillation.noise_schedule import NoiseSchedule
 from ..errors import TeacherError
 
 P = TypeVar("P")
@@ -56,6 +59,15 @@ def load_part(cls: type[P], source: Source, part: str, **options: Any) -> P:
             "If the files are incomplete, delete that folder (or its cache entry) and fetch the model again; "
             "weights must be .safetensors"
         ) from problem
+
+
+def load_denoiser(source: Source, dtype: torch.dtype) -> tuple[Any, NoiseSchedule, str]:
+    """U-Net, noise schedule and prediction type (diffusers' name) of a model."""
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    scheduler = load_part(DDIMScheduler, source, "scheduler")
+    unet = load_part(UNet2DConditionModel, source, "unet", torch_dtype=dtype, use_safetensors=True)
+    return unet, NoiseSchedule(scheduler.alphas_cumprod), scheduler.config.prediction_type
 
 
 def _variant(folder: Path) -> str | None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from dreammapping.distillation import LOSSES, Distiller, DistillerSettings, LossContext, build_loss, build_timesteps
 
-from tests.helpers.score import SHAPE, embeddings, gaussian_teacher
+from tests.helpers.score import SHAPE, cameras, embeddings, gaussian_teacher
 
 
 def distance(x, teacher):
@@ -24,7 +24,7 @@ def test_every_loss_moves_an_image_to_the_known_mean(name, scale):
     optimizer = torch.optim.Adam([x], lr=0.1)
     for step in range(150):
         optimizer.zero_grad()
-        distiller(x, embeddings(2), step=step).loss.backward()
+        distiller(x, embeddings(2), step=step, context=cameras(2)).loss.backward()
         optimizer.step()
     assert distance(x, teacher) < 0.35 * start
 

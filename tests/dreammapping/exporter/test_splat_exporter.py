@@ -51,3 +51,9 @@ def test_mistakes_are_explained():
         exporter({"formats": ["splta"]})
     with pytest.raises(ConfigError, match="dreammapping-gaussians"):
         exporter(geometry=object())
+
+
+def test_a_mesh_of_gaussians_is_refused_with_the_way_out():
+    parts = {"geometry": geometry(), "material": None, "background": None}
+    with pytest.raises(threestudio.errors.ConfigError, match="no isosurface.*dreammapping-splat-exporter"):
+        threestudio.find("mesh-exporter")({}, **parts)

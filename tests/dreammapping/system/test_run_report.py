@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-from dreammapping.system.run_report import _evenly_chosen, _numbered, contact_sheet
+from dreammapping.system.run_report import RunReport, _evenly_chosen, _numbered, contact_sheet
+
+import threestudio
+from threestudio.models.isosurface import EmptySurfaceError
 
 
 def test_contact_sheet_places_images_row_by_row():
@@ -23,3 +27,19 @@ def test_frames_are_ordered_by_number(tmp_path: Path):
     for name in ("10.png", "9.png", "0.png", "note.txt", "x1.png"):
         (tmp_path / name).touch()
     assert [path.name for path in _numbered(tmp_path)] == ["0.png", "9.png", "10.png"]
+
+
+def test_a_run_without_a_surface_still_gets_its_card(monkeypatch):
+    said, cards = [], []
+    report = RunReport.__new__(RunReport)
+    report._watch = SimpleNamespace(stop=lambda: None)
+    monkeypatch.setattr(RunReport, "_wanted", lambda self: True)
+    monkeypatch.setattr(RunReport, "_write_card", lambda self, status: cards.append(status))
+    monkeypatch.setattr(threestudio, "warn", lambda text, *rest: said.append(text))
+
+    def no_surface(self):
+        raise EmptySurfaceError("There is no surface")
+
+    monkeypatch.setattr(RunReport, "export", no_surface)
+    report.finish()
+    assert cards == ["trained"] and "no surface" in said[0]

@@ -117,7 +117,7 @@ def test_wrapper_converts_the_result():
     assert ToDTypeWrapper(torch.nn.Identity(), torch.float64)(torch.ones(1)).dtype == torch.float64
 
 
-@pytest.mark.parametrize("make, what", [(get_encoding, "HashGrid"), (lambda n, c: get_mlp(n, 1, c), "FullyFusedMLP")])
+@pytest.mark.parametrize("make, what", [(get_encoding, "OneBlob"), (lambda n, c: get_mlp(n, 1, c), "CutlassResNet")])
 def test_uncovered_names_say_what_is_needed_and_what_is_covered(make, what, monkeypatch):
     with pytest.raises(UserError, match=f"{what}.*CUDA.*(SphericalHarmonics|VanillaMLP)"):
         make(3, {"otype": what})
@@ -138,8 +138,30 @@ def test_tiny_cuda_nn_is_used_where_it_is(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(sys.modules, "tinycudann", types.SimpleNamespace(Encoding=Encoding))
-    encoding = get_encoding(3, {"otype": "HashGrid"})
+    encoding = get_encoding(3, {"otype": "OneBlob"})
     assert encoding.n_output_dims == 32 and "encoding.encoding.params" in encoding.state_dict()
+
+
+@pytest.mark.parametrize("otype", ["FullyFusedMLP", "CutlassMLP"])
+def test_networks_of_tiny_cuda_nn_have_a_stand_in(otype, monkeypatch):
+    torch.manual_seed(0)
+    config = {"otype": otype, "activation": "Squareplus", "output_activation": "Exponential", "n_neurons": 16}
+    network = get_mlp(3, 2, {**config, "n_hidden_layers": 1, "backend": "torch"})
+    x, (w, u) = torch.randn(5, 3), network.parameters()
+    hidden = x @ w.T
+    assert torch.allclose(network(x), torch.exp(0.5 * (hidden + (hidden**2 + 4).sqrt()) @ u.T), atol=1e-5)
+    assert [tuple(p.shape) for p in get_mlp(3, 2, {"otype": otype, "output_activation": "None"}).parameters()] == [
+        (128, 3), *[(128, 128)] * 4, (2, 128)
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="backend is 'cpu'"):
+        get_mlp(3, 2, {"otype": otype, "backend": "cpu"})
+    built = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("threestudio.models.tcnn.get_device", lambda: torch.device("cuda", 0))
+    fake = types.SimpleNamespace(Network=lambda *args: built.append(args) or torch.nn.Linear(3, 2))
+    monkeypatch.setitem(sys.modules, "tinycudann", fake)
+    get_mlp(3, 2, config)
+    assert built == [(3, 2, config)]
 
 
 @pytest.mark.parametrize("config", [{}, None, {"n_neurons": 3}])

@@ -61,6 +61,15 @@ def test_explicit_presets_ask_nothing(config_path):
     assert choose_preset("paper", config_path, MERGED, cuda=False).files == ()
 
 
+def test_an_overlay_for_a_kind_of_geometry_comes_between(config_path):
+    (config_path.parent / "presets" / "embedded" / "splats.yaml").write_text("seed: 3\n")
+    merged = OmegaConf.merge(MERGED, {"system": {"geometry_type": "splats"}})
+    files = choose_preset("embedded", config_path, merged, cuda=False).files
+    assert [file.name for file in files] == ["embedded.yaml", "splats.yaml", "run.yaml"]
+    other = OmegaConf.merge(MERGED, {"system": {"geometry_type": "field"}})
+    assert len(choose_preset("embedded", config_path, other, cuda=False).files) == 2
+
+
 def test_without_presets_the_config_is_taken_as_it_is(tmp_path):
     path = tmp_path / "plain.yaml"
     for requested in ("auto", "paper"):

@@ -116,7 +116,7 @@ class BaseImplicitGeometry(BaseGeometry):
         threshold = self.cfg.isosurface_threshold
         if threshold == "auto":
             occupied = field[field > 1e-5]
-            return float(occupied.mean()) if occupied.numel() else 0.0
+            return float(occupied.detach().mean()) if occupied.numel() else 0.0
         try:
             return float(threshold)
         except (TypeError, ValueError) as error:

@@ -1,5 +1,5 @@
-"""Renderer base classes."""
+"""Renderers."""
 
-from threestudio.models.renderers import base
+from threestudio.models.renderers import base, nerf_volume_renderer, patch_renderer
 
-__all__ = ["base"]
+__all__ = ["base", "nerf_volume_renderer", "patch_renderer"]

@@ -1,0 +1,130 @@
+"""The extension in the original threestudio. Runs only where THREESTUDIO_CHECKOUT names a checkout of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import imageio.v3 as imageio
+import pytest
+from omegaconf import OmegaConf
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "helpers")]
+import checkout  # noqa: E402
+import small_run  # noqa: E402
+
+CONFIGS = checkout.ROOT / "custom" / "dreammapping" / "configs"
+TEACHER = checkout.ROOT / "load" / "embedded-teacher"
+STEPS = 20
+PAGE = checkout.ROOT / "docs" / "threestudio.md"
+
+pytestmark = pytest.mark.skipif(checkout.missing() is not None, reason=str(checkout.missing()))
+
+
+@pytest.fixture(scope="module")
+def threestudio_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout.copy_to(tmp_path_factory.mktemp("threestudio") / "checkout")
+
+
+def small(outputs: Path, config: Path, name: str) -> list[str]:
+    """Overrides for few, small steps; those of keys that the config has."""
+    radiance_field = [
+        "data.batch_size=1", "data.height=16", "data.width=16", "data.eval_height=16", "data.eval_width=16",
+        "data.n_test_views=4",  # three crash in threestudio, where torch.cross takes the wrong dimension
+        "trainer.precision=32-true",
+        "system.renderer.num_samples_per_ray=24", "system.geometry.pos_encoding_config.log2_hashmap_size=10",
+        "system.geometry.pos_encoding_config.n_levels=6", "system.geometry.pos_encoding_config.start_level=4",
+    ]  # fmt: skip
+    common = small_run.overrides(TEACHER, outputs, STEPS, STEPS // 2, name)
+    given = OmegaConf.load(config)
+    if OmegaConf.select(given, "system.geometry_type") != "dreammapping-gaussians":
+        common = [o for o in common if not o.startswith("system.geometry.")]
+        common += [o for o in radiance_field if o.startswith("data.") or _has(given, o.split("=")[0])]
+    return [*common, "trainer.log_every_n_steps=1"]
+
+
+def _has(config: object, key: str) -> bool:
+    return OmegaConf.select(config, key, throw_on_missing=False, default="absent") != "absent"
+
+
+def test_every_config_loads_without_overrides(threestudio_folder: Path):
+    configs = sorted(CONFIGS.glob("*.yaml"))
+    paths = [f"custom/dreammapping/configs/{config.name}" for config in configs]
+    output = checkout.run(threestudio_folder, HERE / "check_config.py", *paths)
+    assert "IMPORT FAILED" not in output
+    for config in configs:
+        assert f"{OmegaConf.load(config).name}: 9 blocks parsed" in output
+
+
+@pytest.fixture(scope="module")
+def gaussians(threestudio_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of vdm-gs.yaml."""
+    outputs, config = tmp_path_factory.mktemp("gaussians"), CONFIGS / "vdm-gs.yaml"
+    checkout.train(threestudio_folder, f"custom/dreammapping/configs/{config.name}", *small(outputs, config, "gs"))
+    return outputs / "gs" / "small"
+
+
+def test_gaussians_train_and_leave_their_files(gaussians: Path):
+    losses = checkout.losses(gaussians)
+    assert {"train/loss", "train/loss_distillation", "train/loss_tv", "train/loss_scale"} <= set(losses)
+    assert checkout.all_finite(losses) and len(losses["train/loss"]) == STEPS
+    count = checkout.logged(gaussians, "train/gaussians")
+    assert count[-1] > count[0] >= 60  # they were densified
+    save = gaussians / "save"
+    written = {file.name for file in (save / f"it{STEPS}-export").iterdir()}
+    assert written == {"gaussians.ply", "gaussians.compressed.ply", "gaussians.splat"}
+    assert imageio.imread(save / f"it{STEPS // 2}-0.png").shape == (32, 96, 3)
+    assert imageio.imread(save / f"it{STEPS}-test.mp4").shape[0] == 9
+    card = json.loads((save / "model_card.json").read_text(encoding="utf-8"))
+    assert card["status"] == "trained" and card["steps"] == STEPS and card["preset"] is None
+    assert len(card["teacher"]["fingerprint"]) == 64  # known without the core's resolver
+
+
+def test_gaussians_go_on_from_a_checkpoint_and_are_exported(threestudio_folder: Path, gaussians: Path):
+    again = ["--config", str(gaussians / "configs" / "parsed.yaml"), f"resume={gaussians}/ckpts/last.ckpt"]
+    checkout.run(threestudio_folder, "launch.py", "--gpu", "", "--train", *again, f"trainer.max_steps={STEPS + 2}")
+    assert len(checkout.logged(gaussians, "train/loss", version=1)) == 2  # only the new steps were taken
+    splat = gaussians / "save" / f"it{STEPS}-export" / "gaussians.ply"
+    whole = splat.read_bytes()
+    splat.unlink()
+    checkpoint = next((gaussians / "ckpts").glob(f"*step={STEPS}.ckpt"))
+    checkout.run(threestudio_folder, "launch.py", "--gpu", "", "--export", *again[:2], f"resume={checkpoint}")
+    assert splat.read_bytes() == whole
+
+
+@pytest.mark.skipif(not (CONFIGS / "vdm-nerf.yaml").is_file(), reason="there is no vdm-nerf.yaml yet")
+def test_the_radiance_field_trains(threestudio_folder: Path, tmp_path: Path):
+    config, given = tmp_path / "vdm-nerf.yaml", OmegaConf.load(CONFIGS / "vdm-nerf.yaml")
+    given.system.exporter_type = "dummy-exporter"  # threestudio's mesh exporter needs nvdiffrast, thus CUDA
+    given.system.pop("exporter", None)
+    OmegaConf.save(given, config)
+    checkout.train(threestudio_folder, str(config), *small(tmp_path, config, "nerf"))
+    folder = tmp_path / "nerf" / "small"
+    losses = checkout.losses(folder)
+    assert "train/loss_distillation" in losses and checkout.all_finite(losses)
+    assert len(losses["train/loss"]) == STEPS
+    assert (folder / "save" / f"it{STEPS}-test.mp4").is_file()
+
+
+def test_the_guidance_in_threestudio_s_own_prolificdreamer(threestudio_folder: Path, tmp_path: Path):
+    """As docs/threestudio.md says: its config with another guidance block and another weight."""
+    changes = OmegaConf.create(re.search(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1])
+    mixed = OmegaConf.load(threestudio_folder / "configs" / "prolificdreamer.yaml")
+    mixed.system.guidance = {}
+    for block, key in (("loss", "lambda_vsd"), ("loss", "lambda_lora"), ("optimizer.params", "guidance")):
+        del OmegaConf.select(mixed.system, block)[key]
+    config = tmp_path / "prolificdreamer-vdm.yaml"
+    OmegaConf.save(OmegaConf.merge(mixed, changes), config)
+    checkout.train(threestudio_folder, str(config), *small(tmp_path, config, "mixed"))
+    folder = tmp_path / "mixed" / "small"
+    losses = checkout.losses(folder)
+    assert {"train/loss_distillation", "train/loss_sparsity"} <= set(losses) and checkout.all_finite(losses)
+    video = folder / "save" / f"it{STEPS}-test.mp4"
+    assert len(losses["train/loss_distillation"]) == STEPS and video.is_file()
+    video.unlink()
+    again = ["--config", str(folder / "configs" / "parsed.yaml"), f"resume={folder}/ckpts/last.ckpt"]
+    checkout.run(threestudio_folder, "launch.py", "--gpu", "", "--test", *again)  # the guidance's state loads too
+    assert video.is_file()
