@@ -32,8 +32,8 @@ import threestudio  # noqa: E402
 from dreammapping.evaluation.resources import device_name, peak_gpu_memory_bytes, peak_memory_bytes  # noqa: E402
 from dreammapping.system.guards import check_finite  # noqa: E402
 from threestudio.utils.config import load_config  # noqa: E402
-from threestudio.utils.presets import overlay_files  # noqa: E402
 from threestudio.utils.misc import get_device  # noqa: E402
+from threestudio.utils.presets import overlay_files  # noqa: E402
 
 CONFIGS = ROOT / "custom" / "dreammapping" / "configs"
 

@@ -83,7 +83,8 @@ class AuxiliaryOptimizer:
 
 
 def _laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """`gradient` with the strides of `parameter`: on CUDA convolutions return channels-last ones, which fused optimizers refuse."""
+    """`gradient` with the strides of `parameter`: convolutions on CUDA return channels-last ones, and the fused
+    optimizers refuse those."""
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)

@@ -18,8 +18,8 @@ class OccGridEstimator(nn.Module):
     """Occupancy of a box on a grid of cells, updated from the field itself during training.
 
     Each cell keeps a running maximum of the opacity found at random points in it, which decays from update to update; a
-    cell is occupied when it lies above a threshold. The buffers have the names and shapes of nerfacc's class of the
-    same name with one level, so checkpoints fit both.
+    cell is occupied when it lies above a threshold. The buffers are meant to have the names and shapes of
+    nerfacc's class of the same name with one level, so that checkpoints fit both; none of nerfacc's was loaded yet.
 
     Args:
         roi_aabb: [6], the box: lower, then upper corner.
