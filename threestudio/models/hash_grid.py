@@ -106,7 +106,7 @@ class _Contract(torch.autograd.Function):
 
 
 class Grid(nn.Module):
-    """Our grid: `params` is laid out as tiny-cuda-nn's, so that each loads the other's checkpoints.
+    """Our grid: `params` is laid out as tiny-cuda-nn's, meant for each to load the other's checkpoints (not tried).
 
     A coordinate x is at `x * scale + 0.5` on a level with `scale = base_resolution * per_level_scale^level - 1` and
     `ceil(scale) + 1` points along each axis. A level whose points fit into the table has one entry per point, counted
