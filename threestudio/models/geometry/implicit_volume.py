@@ -78,8 +78,7 @@ class ImplicitVolume(BaseImplicitGeometry):
         """World units."""
         isosurface_threshold: Union[float, str] = 25.0
         anneal_density_blob_std_config: Optional[dict] = None
-        """Changes density_blob_std: from `start_val` at `min_anneal_step` to `end_val` at `max_anneal_step`. (Upstream
-        reads these keys without any effect.)"""
+        """Changes density_blob_std: from `start_val` at `min_anneal_step` to `end_val` at `max_anneal_step`."""
 
     cfg: Config
 
