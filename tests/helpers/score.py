@@ -9,18 +9,19 @@ from dreammapping.teachers import ClosedFormTeacher, GaussianMixture
 SHAPE = (4, 8, 8)
 
 
-def gaussian_teacher(dtype: torch.dtype = torch.float32, seed: int = 0) -> ClosedFormTeacher:
+def gaussian_teacher(dtype: torch.dtype = torch.float32, seed: int = 0, perp_neg: bool = False) -> ClosedFormTeacher:
     """cond N(mu, 0.05 I), empty N(mu, I), negative N(-mu, I): guidance and mode seeking both pull to mu =
-    distribution mean of cond."""
+    distribution mean of cond. `perp_neg` adds the two negatives of Perp-Neg, as the negative prompt's."""
     mean = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-    return ClosedFormTeacher(
-        {
-            "cond": GaussianMixture.single(mean, 0.05),
-            "cond_no_view": GaussianMixture.single(mean, 0.05),
-            "empty": GaussianMixture.single(mean, 1.0),
-            "negative": GaussianMixture.single(-mean, 1.0),
-        }
-    )
+    distributions = {
+        "cond": GaussianMixture.single(mean, 0.05),
+        "cond_no_view": GaussianMixture.single(mean, 0.05),
+        "empty": GaussianMixture.single(mean, 1.0),
+        "negative": GaussianMixture.single(-mean, 1.0),
+    }
+    if perp_neg:
+        distributions |= {f"perp_neg_{i}": distributions["negative"] for i in range(2)}
+    return ClosedFormTeacher(distributions)
 
 
 def embeddings(batch: int = 2) -> dict[str, torch.Tensor]:

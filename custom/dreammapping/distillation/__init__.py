@@ -5,14 +5,17 @@ One file per loss; importing it here registers it.
 
 from __future__ import annotations
 
-from . import sds, vdm, vsd  # noqa: F401  (registers the losses)
+# Registers the losses, one line each.
+from . import sds  # noqa: F401
+from . import vdm  # noqa: F401
+from . import vsd  # noqa: F401
 from .auxiliary import AuxiliaryOptimizer, AuxiliaryUpdate
 from .cfg import CFGConvention, Guided, guide, perpendicular, seed_scale
 from .distiller import Distillation, Distiller, DistillerSettings, inject
 from .draw import NoisyDraw, draw_noise
 from .loss import LOSSES, LossContext, ScoreLoss, ScoreResult, build_loss, register_loss
 from .noise_schedule import NoiseSchedule
-from .teacher import CallCount, NoisePredictor, PromptedTeacher
+from .teacher import CallCount, Cost, NoisePredictor, PromptedTeacher
 from .timesteps import TIMESTEPS, Timesteps, build_timesteps
 from .trainable import Adaptable, AdapterOptions, TrainablePredictor
 from .weighting import WEIGHTINGS
@@ -24,6 +27,7 @@ __all__ = [
     "AuxiliaryUpdate",
     "CFGConvention",
     "CallCount",
+    "Cost",
     "Distillation",
     "Distiller",
     "DistillerSettings",

@@ -16,7 +16,7 @@ from ..registry import Registry
 from ..settings import parse_settings, to_plain
 from .auxiliary import AuxiliaryUpdate
 from .draw import NoisyDraw
-from .teacher import NoisePredictor, PromptedTeacher
+from .teacher import Cost, NoisePredictor, PromptedTeacher
 
 LOSSES: Registry[type["ScoreLoss"]] = Registry("loss.type")
 register_loss = LOSSES.register
@@ -74,6 +74,13 @@ class ScoreLoss(nn.Module):
     @property
     def context(self) -> LossContext:
         return self._context[0]
+
+    def cost(self, t: int, step: int, guided: int = 2) -> Cost:
+        """What one image at time t costs in optimization step `step`, if a guided call costs `guided` forwards.
+
+        Tests compare it with what the teacher counts. Default: one guided call.
+        """
+        return Cost(guided)
 
     def ask(self, draw: NoisyDraw, teacher: PromptedTeacher) -> Any:
         """All teacher calls of this loss for this draw. Default: one guided call at the noised latents."""

@@ -29,6 +29,14 @@ class CallCount:
         self.backwards += images
 
 
+@dataclass(frozen=True)
+class Cost:
+    """U-Net work of one image in one step, training included: the columns F and Bk by which losses are compared."""
+
+    forwards: int
+    backwards: int = 0
+
+
 class NoisePredictor(Protocol):
     """A frozen epsilon model. Models that predict v or x_0 convert before they answer."""
 
@@ -74,6 +82,11 @@ class PromptedTeacher:
     def predict(self, noisy: Tensor, t: Tensor, *names: str, differentiable: bool = False) -> dict[str, Tensor]:
         """eps [B,C,h,w] for each of `names`, all in one network call."""
         return self.teacher.predict(noisy, t, {n: self.embedding(n) for n in names}, differentiable=differentiable)
+
+    @property
+    def guided_forwards(self) -> int:
+        """Network evaluations per image of one `guided` call without others: 2, and with Perp-Neg 4."""
+        return 2 if self.perp_neg_weights is None else 2 + self.perp_neg_weights.shape[1]
 
     def guided(self, noisy: Tensor, t: Tensor, *others: str) -> Guided:
         """The guided prediction at (noisy, t); embeddings named in `others` ride along in the same network call."""

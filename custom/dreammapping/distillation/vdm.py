@@ -21,7 +21,7 @@ from .auxiliary import AuxiliaryUpdate
 from .cfg import Guided
 from .draw import NoisyDraw
 from .loss import LossContext, ScoreLoss, ScoreResult, register_loss
-from .teacher import PromptedTeacher
+from .teacher import Cost, PromptedTeacher
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -103,6 +103,9 @@ class VDM(ScoreLoss):
             steps=s.psi_steps,
             lookahead=s.psi_lookahead,
         )
+
+    def cost(self, t: int, step: int, guided: int = 2) -> Cost:
+        return Cost(1 if self.settings.cfg_place == "none" else guided)
 
     def ask(self, draw: NoisyDraw, teacher: PromptedTeacher) -> Guided:
         if self.settings.cfg_place == "none":  # one network evaluation per image instead of two

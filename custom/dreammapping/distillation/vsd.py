@@ -20,7 +20,7 @@ from .auxiliary import AuxiliaryUpdate
 from .cfg import CFGConvention, Guided, guide
 from .draw import NoisyDraw, draw_noise, to_device
 from .loss import LossContext, ScoreLoss, ScoreResult, register_loss
-from .teacher import PromptedTeacher
+from .teacher import Cost, PromptedTeacher
 from .trainable import CAMERA_NUMBERS, Adaptable, AdapterOptions
 
 CAMERAS = {"extrinsics": "c2w", "mvp": "mvp_mtx"}
@@ -94,6 +94,12 @@ class VSD(ScoreLoss):
             self.update = AuxiliaryUpdate(
                 s.lora_opt, s.lora_lr, s.lora_betas, weight_decay=s.lora_weight_decay, steps=s.lora_steps
             )
+
+    def cost(self, t: int, step: int, guided: int = 2) -> Cost:
+        s = self.settings
+        learned = 1 if s.lora_guidance_scale == 1 else 2
+        updates = 1 if s.lora_opt is None else s.lora_steps
+        return Cost(guided + learned + s.lora_timesteps * max(updates, 1), s.lora_timesteps * updates)
 
     def ask(self, draw: NoisyDraw, teacher: PromptedTeacher) -> VSDAnswers:
         text, camera = teacher.embedding("cond_no_view"), self.camera(draw.context, draw.clean)

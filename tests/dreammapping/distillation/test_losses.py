@@ -29,6 +29,27 @@ def test_every_loss_moves_an_image_to_the_known_mean(name, scale):
     assert distance(x, teacher) < 0.35 * start
 
 
+@pytest.mark.parametrize("t", [10, 150, 310, 985])
+@pytest.mark.parametrize("perp_neg", [False, True])
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_every_loss_calls_the_networks_as_often_as_it_says(name, perp_neg, t):
+    teacher = gaussian_teacher(perp_neg=perp_neg)
+    generator = torch.Generator().manual_seed(0)
+    loss = build_loss({"type": name}, LossContext(teacher, SHAPE, generator))
+    steps = build_timesteps({"type": "uniform", "min_step": t, "max_step": t})
+    distiller = Distiller(loss, teacher, DistillerSettings(), generator, steps)
+    texts, weights, guided = embeddings(3), None, 2
+    if perp_neg:
+        texts |= {f"perp_neg_{i}": texts["negative"] for i in range(2)}
+        weights, guided = torch.full((3, 2), -0.5), 4
+    for step in range(2):  # a first step may do more, such as taking a copy
+        before = (teacher.calls.forwards, teacher.calls.backwards)
+        distiller(torch.randn(3, *SHAPE), texts, step=step, perp_neg_weights=weights, context=cameras(3))
+        expected = loss.cost(t, step, guided)
+        counted = (teacher.calls.forwards - before[0], teacher.calls.backwards - before[1])
+        assert counted == (3 * expected.forwards, 3 * expected.backwards)
+
+
 def test_vdm_without_guidance_seeks_the_mode_at_small_t_and_rests_at_large_t():
     """Paper section 4.3: below the cut-off R tends to e_c; above it a well-fitted operator cancels e_c."""
     moved = {}
