@@ -1,10 +1,12 @@
-"""What one training iteration costs: VDM against SDS in one process, in alternating blocks.
+"""What one training iteration costs, loss by loss against SDS, in one process.
 
-    python benchmarks/iteration.py                    # embedded preset, CPU or CUDA
-    python benchmarks/iteration.py --paper-shapes     # paper's sizes, random weights of SD 2.1-base's shapes, CUDA
+    python benchmarks/iteration.py                              # embedded preset, CPU or CUDA: SDS and VDM in turns
+    python benchmarks/iteration.py --losses all                 # every loss that has a config
+    python benchmarks/iteration.py --losses all --kind 2d       # latents optimized directly: no rendering, no VAE
+    python benchmarks/iteration.py --paper-shapes --losses all  # paper's sizes, random weights of SD 2.1-base's shapes, CUDA
 
-Prints a table and writes the raw milliseconds as JSON. The number of Gaussians is held constant, so that both losses
-draw the same scene; densification is not part of what is measured.
+Prints a table and writes the raw milliseconds as JSON, with the U-Net evaluations counted per image. The number of
+Gaussians is held constant, so that all losses draw the same scene; densification is not part of what is measured.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
 import dreammapping  # noqa: E402, F401  registers its classes
 import threestudio  # noqa: E402
+from dreammapping.distillation import LOSSES  # noqa: E402
 from dreammapping.evaluation.resources import device_name, peak_gpu_memory_bytes, peak_memory_bytes  # noqa: E402
 from dreammapping.system.guards import check_finite  # noqa: E402
 from threestudio.utils.config import load_config  # noqa: E402
@@ -36,6 +40,7 @@ from threestudio.utils.misc import get_device  # noqa: E402
 from threestudio.utils.presets import overlay_files  # noqa: E402
 
 CONFIGS = ROOT / "custom" / "dreammapping" / "configs"
+YARDSTICK = "sds"
 
 # stabilityai/stable-diffusion-2-1-base, its unet/config.json and vae/config.json
 SD21_UNET = dict(
@@ -73,6 +78,7 @@ class Run:
         data = threestudio.find(config.data_type)(config.data)
         data.setup("fit")
         self.loader, self.device = data.train_dataset, device
+        self.iteration, self.images_per_step = 0, 0
 
     def step(self) -> float:
         """Milliseconds of one iteration. Drawing the camera is part of it.
@@ -84,13 +90,21 @@ class Run:
         begin = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in self.loader.collate({}).items()}
-        loss = self.system.total_loss(self.system(batch), batch)
+        out = self.system(batch)
+        self.images_per_step = len(out["comp_rgb"])
+        loss = self.system.total_loss(out, batch)
         loss.backward()
         self.optimizer.step()
         synchronize(self.device)
         milliseconds = 1e3 * (time.perf_counter() - begin)
         check_finite(0, loss, self.system.named_parameters())
+        self.iteration += 1
         return milliseconds
+
+    def unet_work(self, iterations: int) -> dict[str, float]:
+        """U-Net forwards and backwards per image, averaged over the iterations since the counter was set to zero."""
+        calls, images = self.system.guidance.teacher.calls, iterations * self.images_per_step
+        return {"forwards": calls.forwards / images, "backwards": calls.backwards / images}
 
 
 def synchronize(device: torch.device) -> None:
@@ -98,9 +112,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def configuration(loss: str, overrides: list[str], embedded: bool) -> Any:
-    config = CONFIGS / f"{loss}-gs.yaml"
-    files = [config, *(overlay_files(config, "embedded", "dreammapping-gaussians") if embedded else [])]
+def losses_with_config(kind: str) -> list[str]:
+    """Every registered loss that has a config of this kind ("gs", "2d"); SDS, the yardstick, comes first."""
+    found = [name for name in LOSSES.names() if (CONFIGS / f"{name}-{kind}.yaml").exists()]
+    return sorted(found, key=lambda name: (name != YARDSTICK, name))
+
+
+def configuration(loss: str, kind: str, overrides: list[str], embedded: bool) -> Any:
+    """The loss's own config, with the embedded preset's overlays if wanted."""
+    config = CONFIGS / f"{loss}-{kind}.yaml"
+    geometry = OmegaConf.load(config).system.geometry_type
+    files = [config, *(overlay_files(config, "embedded", geometry) if embedded else [])]
     return load_config(*files, cli_args=["use_timestamp=false", *overrides])
 
 
@@ -121,19 +143,20 @@ def random_sd21(folder: Path) -> Path:
     return folder
 
 
-def compare(runs: dict[str, Run], warmup: int, blocks: int, per_block: int) -> dict[str, list[float]]:
-    """Milliseconds per iteration; the runs take turns, so that a slow moment of the machine hits all of them."""
+def compare(runs: dict[str, Run], warmup: int, blocks: int, per_block: int) -> dict[str, dict[str, Any]]:
+    """Milliseconds and U-Net work per iteration; the runs take turns, so that a slow moment hits all of them."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         for _ in range(warmup):
             run.step()
+        run.system.guidance.teacher.calls.forwards = run.system.guidance.teacher.calls.backwards = 0
     for _ in range(blocks):
         for name, run in runs.items():
             times[name] += [run.step() for _ in range(per_block)]
-    return times
+    return {name: {"milliseconds": times[name], **run.unet_work(blocks * per_block)} for name, run in runs.items()}
 
 
-def paper_shapes(device: torch.device, iterations: int) -> dict[str, Any]:
+def paper_shapes(device: torch.device, losses: list[str], kind: str, iterations: int, overrides: list[str]) -> dict[str, Any]:
     """The paper preset's iterations, one loss after the other so that each peak memory is its own."""
     if device.type != "cuda":
         raise SystemExit("--paper-shapes needs a CUDA device; on a CPU one iteration of that size takes minutes.")
@@ -141,59 +164,74 @@ def paper_shapes(device: torch.device, iterations: int) -> dict[str, Any]:
     torch.cuda.init()  # peak memory cannot be reset before
     with tempfile.TemporaryDirectory() as scratch:
         teacher = random_sd21(Path(scratch) / "teacher")
-        for loss in ("sds", "vdm"):
+        own = [f"system.prompt_processor.pretrained_model_name_or_path={teacher}", "system.prompt_processor.spawn=false"]
+        for loss in losses:
             torch.cuda.reset_peak_memory_stats(device)
-            override = f"system.prompt_processor.pretrained_model_name_or_path={teacher}"
-            run = Run(configuration(loss, [override, "system.prompt_processor.spawn=false"], False), device)
-            times = compare({loss: run}, warmup=3, blocks=1, per_block=iterations)[loss]
-            report[loss] = {"milliseconds": times, "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device)}
+            run = Run(configuration(loss, kind, [*own, *overrides], False), device)
+            report[loss] = compare({loss: run}, warmup=3, blocks=1, per_block=iterations)[loss]
+            report[loss]["peak_gpu_memory_bytes"] = peak_gpu_memory_bytes(device)
+            print(line(loss, report), flush=True)
             del run
             gc.collect()
             torch.cuda.empty_cache()
     return report
 
 
-def embedded(device: torch.device, blocks: int, per_block: int, overrides: list[str]) -> dict[str, Any]:
-    runs = {loss: Run(configuration(loss, overrides, True), device) for loss in ("sds", "vdm")}
-    times = compare(runs, warmup=3, blocks=blocks, per_block=per_block)
-    return {name: {"milliseconds": values} for name, values in times.items()}
+def embedded(losses: list[str], kind: str, device: torch.device, blocks: int, per_block: int, overrides: list[str]) -> dict[str, Any]:
+    runs = {loss: Run(configuration(loss, kind, overrides, True), device) for loss in losses}
+    return compare(runs, warmup=3, blocks=blocks, per_block=per_block)
+
+
+def over_yardstick(loss: str, report: dict[str, Any]) -> float:
+    """Mean milliseconds over SDS's: the number of U-Net calls of some losses varies from step to step."""
+    mean = {name: statistics.fmean(report[name]["milliseconds"]) for name in (loss, YARDSTICK)}
+    return mean[loss] / mean[YARDSTICK]
+
+
+def line(loss: str, report: dict[str, Any]) -> str:
+    entry = report[loss]
+    peak = entry.get("peak_gpu_memory_bytes")
+    return (
+        f"  {loss:14}{statistics.median(entry['milliseconds']):9.1f} ms median{statistics.fmean(entry['milliseconds']):9.1f} mean"
+        f"{over_yardstick(loss, report):8.3f} x {YARDSTICK}   F {entry['forwards']:5.2f}  Bk {entry['backwards']:4.2f}"
+        + (f"   {peak / 2**30:.1f} GiB" if peak else "")
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--losses", nargs="+", default=["sds", "vdm"], help="names, or all; SDS is always measured")
+    parser.add_argument("--kind", choices=("gs", "2d"), default="gs", help="Gaussians, or latents optimized directly")
     parser.add_argument("--paper-shapes", action="store_true", help="the paper's sizes, random weights, CUDA")
     parser.add_argument("--iterations", type=int, default=20, help="of --paper-shapes, after 3 to warm up")
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--per-block", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/iteration.json"))
-    options, overrides = parser.parse_known_args()
+    parser.add_argument("overrides", nargs="*", help="key=value, behind --")
+    options = parser.parse_args()
 
     warnings.filterwarnings("ignore", message=".*self.log.*")  # there is no trainer here
-    device = get_device()
+    device, kind = get_device(), options.kind
+    losses = losses_with_config(kind) if options.losses == ["all"] else [YARDSTICK, *(n for n in options.losses if n != YARDSTICK)]
     if options.paper_shapes:
-        losses = paper_shapes(device, options.iterations)
+        measured = paper_shapes(device, losses, kind, options.iterations, options.overrides)
     else:
-        losses = embedded(device, options.blocks, options.per_block, overrides)
-    medians = {name: statistics.median(entry["milliseconds"]) for name, entry in losses.items()}
+        measured = embedded(losses, kind, device, options.blocks, options.per_block, options.overrides)
     report = {
-        "what": "paper shapes, random weights" if options.paper_shapes else "embedded preset",
+        "what": f"{'paper shapes, random weights' if options.paper_shapes else 'embedded preset'}, {kind}",
         "device": device_name(device),
         "platform": platform.platform(),
         "torch": torch.__version__,
-        "losses": losses,
-        "median_ms": medians,
-        "vdm_over_sds": medians["vdm"] / medians["sds"],
+        "losses": measured,
+        "median_ms": {name: statistics.median(entry["milliseconds"]) for name, entry in measured.items()},
+        "mean_over_sds": {name: over_yardstick(name, measured) for name in measured},
         "peak_memory_bytes": peak_memory_bytes(),
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
-
     print(f"{report['what']}, {report['device']}, torch {report['torch']}")
-    for name, entry in losses.items():
-        peak = entry.get("peak_gpu_memory_bytes")
-        memory = f", peak GPU memory {peak / 2**30:.1f} GiB" if peak else ""
-        print(f"  {name}: {medians[name]:8.1f} ms/iteration{memory}")
-    print(f"  vdm / sds: {report['vdm_over_sds']:.3f}    raw numbers: {options.output}")
+    print("\n".join(line(name, measured) for name in measured))
+    print(f"raw numbers: {options.output}")
 
 
 if __name__ == "__main__":
