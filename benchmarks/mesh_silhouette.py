@@ -7,6 +7,7 @@ opened in trimesh, and drawn from eight sides beside the volume rendering of the
 mesh's silhouette with the pixels whose opacity is above one half. One JSON file and a picture a trial are written; exports that are there
 already are kept. Arguments behind `--` go to launch.py, such as system.geometry.isosurface_threshold=8 for a trial whose config names none.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,11 +29,11 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
-import threestudio  # noqa: E402
-from threestudio.launcher import load_all_extensions  # noqa: E402
-from threestudio.utils.config import load_config_file  # noqa: E402
-from threestudio.utils.misc import load_module_weights, set_device  # noqa: E402
-from threestudio.utils.texels import surface_points  # noqa: E402
+import threestudio
+from threestudio.launcher import load_all_extensions
+from threestudio.utils.config import load_config_file
+from threestudio.utils.misc import load_module_weights, set_device
+from threestudio.utils.texels import surface_points
 
 VIEWS = 8
 TARGET = 0.9
@@ -46,7 +47,10 @@ def load_field(trial: Path) -> tuple[Any, Any]:
     """The trial's config and its renderer with trained weights, on the CPU. No teacher is loaded."""
     config = load_config_file(trial / "configs" / "parsed.yaml")
     system, checkpoint = config.system, trial / "ckpts" / "last.ckpt"
-    parts = {name: threestudio.find(system[f"{name}_type"])(system.get(name)) for name in ("geometry", "material", "background")}
+    parts = {
+        name: threestudio.find(system[f"{name}_type"])(system.get(name))
+        for name in ("geometry", "material", "background")
+    }
     renderer = threestudio.find(system.renderer_type)(system.renderer, **parts)
     for name, part in {**parts, "renderer": renderer}.items():
         if part.state_dict():
@@ -135,7 +139,8 @@ def draw(mesh: trimesh.Trimesh, batch: Mapping[str, Any], background: Tensor) ->
     """
     vertices, faces = torch.tensor(mesh.vertices, dtype=torch.float32), torch.tensor(np.array(mesh.faces))
     picture, depth = project(vertices, batch)
-    faces = faces[depth[faces].mean(-1).argsort(descending=True)]  # surface_points lets the last of overlapping faces win
+    # From far to near, as surface_points lets the last of overlapping faces win.
+    faces = faces[depth[faces].mean(-1).argsort(descending=True)]
     points = surface_points(picture, faces, batch["height"], batch["width"], margin=0.0)
     uv = points.interpolate(torch.tensor(np.array(mesh.visual.uv), dtype=torch.float32), faces)
     texture = torch.tensor(np.asarray(mesh.visual.material.image.convert("RGB"))).permute(2, 0, 1).float() / 255
@@ -160,8 +165,13 @@ def compare(mesh: trimesh.Trimesh, views: list[View]) -> tuple[dict[str, Any], T
     vertices, faces = torch.tensor(mesh.vertices, dtype=torch.float32), torch.tensor(np.array(mesh.faces))
     overlaps = [intersection_over_union(silhouette(vertices, faces, view.batch), view.opacity > 0.5) for view in views]
     columns = [torch.cat([view.image, draw(mesh, view.batch, view.background)]) for view in views]
-    numbers = {**describe(mesh), "iou": [round(value, 4) for value in overlaps]}
-    return {**numbers, "iou_min": round(min(overlaps), 4), "iou_mean": round(float(np.mean(overlaps)), 4)}, torch.cat(columns, dim=1)
+    mean = float(np.mean(overlaps))
+    rounded = {
+        "iou": [round(value, 4) for value in overlaps],
+        "iou_min": round(min(overlaps), 4),
+        "iou_mean": round(mean, 4),
+    }
+    return {**describe(mesh), **rounded}, torch.cat(columns, dim=1)
 
 
 def main() -> None:
@@ -180,7 +190,9 @@ def main() -> None:
         name, prompt = config.tag, config.system.prompt_processor.prompt
         path, seconds = export(trial.resolve(), (args.output / name).resolve(), extra)
         numbers, picture = compare(trimesh.load(path, process=False), render_views(trial, args.size))
-        results.append({"prompt": prompt, **numbers, "export_seconds": round(seconds, 1), "obj_bytes": path.stat().st_size})
+        results.append(
+            {"prompt": prompt, **numbers, "export_seconds": round(seconds, 1), "obj_bytes": path.stat().st_size}
+        )
         Image.fromarray((picture.clamp(0, 1) * 255).round().byte().numpy()).save(args.output / f"{name}.png")
         missed = "" if numbers["iou_mean"] >= TARGET else "  MISSED"
         line = "faces {faces:7d}  IoU min {iou_min:.3f} mean {iou_mean:.3f}  of each view {iou}".format(**numbers)
