@@ -33,7 +33,7 @@ def surface_points(v_tex: Tensor, t_tex_idx: Tensor, height: int, width: int, ma
 
     Args:
         v_tex: [Nt, 2] texture coordinates, (0, 0) at the image's upper left corner and (1, 1) at its lower right one.
-        t_tex_idx: [Nf, 3] indices into them. Charts must not overlap.
+        t_tex_idx: [Nf, 3] indices into them. Where faces overlap, the last one counts.
         margin: width of the rim around charts, in texels.
     """
     # Texel (row, column) has its center at (column, row).

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from threestudio.errors import ConfigError
-from threestudio.models.isosurface import IsosurfaceHelper, MarchingCubeCPUHelper, MarchingTetrahedraHelper
+from threestudio.models.isosurface import (
+    EmptySurfaceError,
+    IsosurfaceHelper,
+    MarchingCubeCPUHelper,
+    MarchingTetrahedraHelper,
+)
 from threestudio.models.mesh import Mesh
 from threestudio.utils.base import BaseModule
 from threestudio.utils.ops import chunk_batch, scale_tensor
@@ -130,8 +135,16 @@ class BaseImplicitGeometry(BaseGeometry):
             return field, deformation if self.cfg.isosurface_deformable_grid else None
 
         field, deformation = chunk_batch(field_at, self.cfg.isosurface_chunk, helper.grid_vertices.to(bbox))
-        # forward_level is negative inside, the helpers want positive.
-        mesh = helper(-self.forward_level(field, self._threshold(field)), deformation=deformation)
+        threshold = self._threshold(field)
+        try:
+            # forward_level is negative inside, the helpers want positive.
+            mesh = helper(-self.forward_level(field, threshold), deformation=deformation)
+        except EmptySurfaceError as error:
+            raise EmptySurfaceError(
+                f"There is no surface: isosurface_threshold is {threshold:.4g}, but the field lies between "
+                f"{float(field.min()):.4g} and {float(field.max()):.4g}. Set system.geometry.isosurface_threshold to a "
+                "value between them."
+            ) from error
         mesh.v_pos = scale_tensor(mesh.v_pos, helper.points_range, bbox)
         mesh.add_extra("bbox", bbox)
         if self.cfg.isosurface_remove_outliers:

@@ -326,7 +326,7 @@ def test_the_command_line_exports(workspace, fmt, name):
 @pytest.mark.parametrize(
     "override, words",
     [
-        ("system.geometry.isosurface_threshold=-5", ["no surface", "isosurface_threshold"]),
+        ("system.geometry.isosurface_threshold=-5", ["no surface", "isosurface_threshold is -5", "field lies between"]),
         ("system.exporter.fmt=gltf", ["exporter.fmt", "obj-mtl, obj, glb"]),
         ("system.exporter.texture_format=gif", ["texture_format", "png"]),
         ("system.exporter.save_uv=false", ["save_uv=true", "save_texture=false"]),
