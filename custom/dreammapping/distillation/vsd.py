@@ -74,7 +74,7 @@ class VSDAnswers:
 class VSD(ScoreLoss):
     """R = e_cfg - e_lora, e_lora trained to denoise the rendered images."""
 
-    Settings: type = VSDSettings
+    Settings = VSDSettings
     embeddings = ("cond_no_view",)
 
     def __init__(self, settings: VSDSettings, context: LossContext) -> None:
