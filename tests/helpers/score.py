@@ -11,7 +11,9 @@ SHAPE = (4, 8, 8)
 
 def gaussian_teacher(dtype: torch.dtype = torch.float32, seed: int = 0, perp_neg: bool = False) -> ClosedFormTeacher:
     """cond N(mu, 0.05 I), empty N(mu, I), negative N(-mu, I): guidance and mode seeking both pull to mu =
-    distribution mean of cond. `perp_neg` adds the two negatives of Perp-Neg, as the negative prompt's."""
+    distribution mean of cond. `perp_neg` adds the two negatives of Perp-Neg, as the negative prompt's.
+
+    An embedding's one number moves its distribution along a fixed direction; those of `embeddings` do not move it."""
     mean = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=dtype)
     distributions = {
         "cond": GaussianMixture.single(mean, 0.05),
@@ -21,11 +23,11 @@ def gaussian_teacher(dtype: torch.dtype = torch.float32, seed: int = 0, perp_neg
     }
     if perp_neg:
         distributions |= {f"perp_neg_{i}": distributions["negative"] for i in range(2)}
-    return ClosedFormTeacher(distributions)
+    return ClosedFormTeacher(distributions, by_text=mean.flip(1)[None])
 
 
 def embeddings(batch: int = 2) -> dict[str, torch.Tensor]:
-    """Placeholders: closed-form teachers go by the name alone."""
+    """Zeros: the teacher above goes by the name alone then."""
     return {name: torch.zeros(batch, 1, 1) for name in ("cond", "empty", "negative", "cond_no_view")}
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 # Registers the losses, one line each.
 from . import asynchronous  # noqa: F401
+from . import asd  # noqa: F401
+from . import dreamflow  # noqa: F401
+from . import lods  # noqa: F401
 from . import sds  # noqa: F401
 from . import vdm  # noqa: F401
 from . import vsd  # noqa: F401

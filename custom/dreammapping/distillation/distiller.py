@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .auxiliary import AuxiliaryOptimizer
 from .cfg import CFGConvention
-from .draw import NoisyDraw, draw_noise, to_device
+from .draw import NoisyDraw, draw_noise
 from .loss import ScoreLoss, ScoreResult
 from .teacher import NoisePredictor, PromptedTeacher
 from .timesteps import Timesteps, Uniform
@@ -145,10 +145,7 @@ class Distiller:
         clean = latents.detach()
         t_host = self.timesteps.draw(len(clean), step, schedule.steps, self.generator)
         noise = draw_noise(clean, self.generator, self.settings.offset_noise)
-        t = to_device(t_host.contiguous(), clean.device)
-        return NoisyDraw(
-            clean, noise, schedule.add_noise(clean, noise, t), t, t_host, schedule.at(t, clean), step, context
-        )
+        return NoisyDraw.noised(clean, noise, t_host, schedule, step, context)
 
     def update(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
         """The result that gives the residual, and the auxiliary losses before any update of this step."""

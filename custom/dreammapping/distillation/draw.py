@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .noise_schedule import NoiseSchedule
+
 
 @dataclass(frozen=True)
 class NoisyDraw:
@@ -29,6 +31,31 @@ class NoisyDraw:
     """The optimization step, for annealed coefficients."""
     context: Mapping[str, Tensor] = field(default_factory=dict)
     """Per-image extras a loss may condition on, e.g. `c2w` [B,4,4], `mvp_mtx` [B,4,4]."""
+
+    @classmethod
+    def noised(
+        cls,
+        clean: Tensor,
+        noise: Tensor,
+        t_host: Tensor,
+        schedule: NoiseSchedule,
+        step: int = 0,
+        context: Mapping[str, Tensor] | None = None,
+    ) -> NoisyDraw:
+        """From x_0, eps [B,C,h,w] and t [B] on the CPU."""
+        t = to_device(t_host.contiguous(), clean.device)
+        noisy = schedule.add_noise(clean, noise, t)
+        return cls(clean, noise, noisy, t, t_host, schedule.at(t, clean), step, context or {})
+
+
+def draw_training_pairs(
+    clean: Tensor, schedule: NoiseSchedule, generator: torch.Generator, times: int = 1
+) -> NoisyDraw:
+    """What a score model learns `clean` [B,C,h,w] from: `times` batches in a row, each with its own t' ~ U{0..T-1} and
+    noise eps'."""
+    clean = clean.repeat(times, 1, 1, 1)
+    t_host = torch.randint(0, schedule.steps, (len(clean),), generator=generator)
+    return NoisyDraw.noised(clean, draw_noise(clean, generator), t_host, schedule)
 
 
 def draw_noise(like: Tensor, generator: torch.Generator, offset: float = 0.0) -> Tensor:

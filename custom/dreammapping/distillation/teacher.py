@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -83,17 +84,35 @@ class PromptedTeacher:
         """eps [B,C,h,w] for each of `names`, all in one network call."""
         return self.teacher.predict(noisy, t, {n: self.embedding(n) for n in names}, differentiable=differentiable)
 
+    def replace(self, name: str, embedding: Tensor) -> PromptedTeacher:
+        """The same with another embedding [B or 1,L,E] under that name."""
+        return self._with({**self.embeddings, name: embedding}, self.perp_neg_weights)
+
+    def repeat(self, times: int) -> PromptedTeacher:
+        """The same for `times` batches in a row."""
+        weights = self.perp_neg_weights
+        texts = {name: repeat_text(text, times) for name, text in self.embeddings.items()}
+        return self._with(texts, None if weights is None else weights.repeat(times, 1))
+
+    def _with(self, embeddings: Mapping[str, Tensor], weights: Tensor | None) -> PromptedTeacher:
+        other = copy.copy(self)
+        other.embeddings, other.perp_neg_weights = embeddings, weights
+        return other
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """Names of Perp-Neg's negatives; none without it."""
+        count = 0 if self.perp_neg_weights is None else self.perp_neg_weights.shape[1]
+        return tuple(f"perp_neg_{i}" for i in range(count))
+
     @property
     def guided_forwards(self) -> int:
         """Network evaluations per image of one `guided` call without others: 2, and with Perp-Neg 4."""
-        return 2 if self.perp_neg_weights is None else 2 + self.perp_neg_weights.shape[1]
+        return 2 + len(self.negatives)
 
     def guided(self, noisy: Tensor, t: Tensor, *others: str) -> Guided:
         """The guided prediction at (noisy, t); embeddings named in `others` ride along in the same network call."""
-        negatives: tuple[str, ...] = ()
-        if self.perp_neg_weights is not None:
-            negatives = tuple(f"perp_neg_{i}" for i in range(self.perp_neg_weights.shape[1]))
-        eps = self.predict(noisy, t, *dict.fromkeys(("cond", self.anchor, *negatives, *others)))
+        eps = self.predict(noisy, t, *dict.fromkeys(("cond", self.anchor, *self.negatives, *others)))
         return Guided(
             cond=eps["cond"],
             uncond=eps[self.anchor],
@@ -102,7 +121,7 @@ class PromptedTeacher:
                 eps[self.anchor],
                 self.guidance_scale,
                 self.convention,
-                [eps[n] for n in negatives],
+                [eps[n] for n in self.negatives],
                 self.perp_neg_weights,
             ),
             others={n: eps[n] for n in others},
@@ -112,3 +131,8 @@ class PromptedTeacher:
         if name not in self.embeddings:
             raise ConfigError(f"no text embedding called {name!r} here; there are: {', '.join(self.embeddings)}")
         return self.embeddings[name]
+
+
+def repeat_text(text: Tensor, times: int) -> Tensor:
+    """Embeddings [B or 1,L,E] for `times` batches in a row; a single one serves all images as it is."""
+    return text if len(text) == 1 else text.repeat(times, 1, 1)

@@ -109,7 +109,7 @@ class Anneal(Timesteps):
     """A deterministic t falling linearly from `start` to `end` over `anneal_steps`, then constant; all images share it.
 
     DreamGaussian and DreamFlow style. `width` > 0 draws uniformly from [t - width, t + width] instead, cut off at the
-    ends.
+    ends. With `hold` > 1 that many steps in a row share one t (DreamFlow's inner updates).
     """
 
     shared: bool = True
@@ -117,9 +117,14 @@ class Anneal(Timesteps):
     end: int = 20
     anneal_steps: int = 5000
     width: int = 0
+    hold: int = 1
+
+    def __post_init__(self) -> None:
+        if self.hold < 1 or self.anneal_steps < 1 or self.width < 0:
+            raise ConfigError("timesteps: hold and anneal_steps must be at least 1, width at least 0")
 
     def bounds(self, step: int, total: int) -> tuple[int, int]:
-        done = min(step / self.anneal_steps, 1.0)
+        done = min((step - step % self.hold) / self.anneal_steps, 1.0)
         t = round(self.start + (self.end - self.start) * done)
         return max(t - self.width, 0), min(t + self.width, total - 1)
 

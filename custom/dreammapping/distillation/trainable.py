@@ -22,6 +22,8 @@ class AdapterOptions:
     """Of the low-rank updates (LoRA), where the copy has any."""
     camera: bool = True
     """Whether its prediction also depends on the camera."""
+    scale: float = 1.0
+    """How strongly the updates are applied, in training too: W + scale times the update."""
 
 
 class TrainablePredictor(Protocol):

@@ -8,23 +8,18 @@ The copy knows the camera c and reads the prompt without its view; it learns at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ..errors import ConfigError
 from .auxiliary import AuxiliaryUpdate
-from .cfg import CFGConvention, Guided, guide
-from .draw import NoisyDraw, draw_noise, to_device
+from .cfg import Guided
+from .draw import NoisyDraw
+from .lora_score import CameraCondition, LoraScore
 from .loss import LossContext, ScoreLoss, ScoreResult, register_loss
 from .teacher import Cost, PromptedTeacher
-from .trainable import CAMERA_NUMBERS, Adaptable, AdapterOptions
-
-CAMERAS = {"extrinsics": "c2w", "mvp": "mvp_mtx"}
-"""Names of the camera matrices in the draw's context."""
 
 
 @dataclass
@@ -71,6 +66,8 @@ class VSDAnswers:
     """[1 or B,L,E] the prompt without its view, which the copy reads."""
     camera: Tensor | None
     """[B,16]."""
+    teacher: PromptedTeacher
+    """For what the copy learns from it (ASD)."""
 
 
 @register_loss("vsd")
@@ -83,13 +80,9 @@ class VSD(ScoreLoss):
     def __init__(self, settings: VSDSettings, context: LossContext) -> None:
         super().__init__(settings, context)
         s = settings
-        if not isinstance(context.teacher, Adaptable):
-            raise ConfigError(
-                f"loss vsd trains a copy of its teacher, which {type(context.teacher).__name__} cannot make"
-            )
-        options = AdapterOptions(s.lora_model, s.lora_rank, s.camera_condition != "none")
-        self.copy = context.teacher.trainable_copy(options, context.generator)
-        self.lora = self.copy.adapter
+        camera = CameraCondition(s.camera_condition, s.camera_dropout, s.lora_guidance_scale)
+        self.score = LoraScore(context, model=s.lora_model, rank=s.lora_rank, camera=camera)
+        self.copy, self.lora = self.score.copy, self.score.adapter
         if s.lora_opt is not None:
             self.update = AuxiliaryUpdate(
                 s.lora_opt, s.lora_lr, s.lora_betas, weight_decay=s.lora_weight_decay, steps=s.lora_steps
@@ -97,14 +90,13 @@ class VSD(ScoreLoss):
 
     def cost(self, t: int, step: int, guided: int = 2) -> Cost:
         s = self.settings
-        learned = 1 if s.lora_guidance_scale == 1 else 2
         updates = 1 if s.lora_opt is None else s.lora_steps
-        return Cost(guided + learned + s.lora_timesteps * max(updates, 1), s.lora_timesteps * updates)
+        return Cost(guided + self.score.forwards + s.lora_timesteps * max(updates, 1), s.lora_timesteps * updates)
 
     def ask(self, draw: NoisyDraw, teacher: PromptedTeacher) -> VSDAnswers:
-        text, camera = teacher.embedding("cond_no_view"), self.camera(draw.context, draw.clean)
-        learned = self.learned(draw.noisy, draw.t, text, camera)
-        return VSDAnswers(teacher.guided(draw.noisy, draw.t), learned, text, camera)
+        text, camera = teacher.embedding("cond_no_view"), self.score.camera(draw.context, draw.clean)
+        learned = self.score.eps(draw.noisy, draw.t, text, camera)
+        return VSDAnswers(teacher.guided(draw.noisy, draw.t), learned, text, camera, teacher)
 
     def forward(self, draw: NoisyDraw, answers: VSDAnswers) -> ScoreResult:
         residual = answers.guided.guided - answers.learned
@@ -115,46 +107,6 @@ class VSD(ScoreLoss):
         }
         return ScoreResult(residual, {"lora": self.lora_loss(draw, answers)}, diagnostics)
 
-    def learned(self, noisy: Tensor, t: Tensor, text: Tensor, camera: Tensor | None) -> Tensor:
-        """e_lora(x_t, t, y, c) [B,C,h,w], without graph."""
-        scale, schedule = self.settings.lora_guidance_scale, self.context.teacher.schedule
-        if scale != 1:
-            noisy, t, text = noisy.repeat(2, 1, 1, 1), t.repeat(2), _repeat(text, 2)
-            camera = torch.cat([camera, torch.zeros_like(camera)])
-        output = self.copy.predict(noisy, t, text, camera)
-        eps = schedule.eps_from_output(self.copy.prediction_type, noisy, output, t)
-        return eps if scale == 1 else guide(*eps.chunk(2), scale, CFGConvention.USUAL)
-
     def lora_loss(self, draw: NoisyDraw, answers: VSDAnswers) -> Tensor:
         """L_lora: the copy's mean squared error at fresh steps and noise, in its own kind of prediction."""
-        times, generator, schedule = self.settings.lora_timesteps, self.context.generator, self.context.teacher.schedule
-        clean = draw.clean.repeat(times, 1, 1, 1)
-        t = to_device(torch.randint(0, schedule.steps, (len(clean),), generator=generator), clean.device)
-        noise = draw_noise(clean, generator)
-        camera = answers.camera
-        if camera is not None:
-            shown = torch.rand(len(clean), 1, generator=generator) >= self.settings.camera_dropout
-            camera = camera.repeat(times, 1) * to_device(shown, clean.device)
-        noisy, text = schedule.add_noise(clean, noise, t), _repeat(answers.text, times)
-        output = self.copy.predict(noisy, t, text, camera, differentiable=True)
-        return (output - schedule.target(self.copy.prediction_type, clean, noise, t)).square().mean()
-
-    def camera(self, context: Mapping[str, Tensor], images: Tensor) -> Tensor | None:
-        """The cameras [B,16] the copy is told about `images` [B,...], from a draw's context."""
-        kind = self.settings.camera_condition
-        if kind == "none":
-            return None
-        name = CAMERAS[kind]
-        matrices = context.get(name)
-        if matrices is None or matrices[0].numel() != CAMERA_NUMBERS or len(matrices) != len(images):
-            found = "nothing" if matrices is None else f"a tensor of shape {list(matrices.shape)}"
-            raise ConfigError(
-                f"loss.camera_condition {kind} needs {name} [{len(images)},4,4] with the images, but there is "
-                f"{found}; choose another data module or camera_condition: none"
-            )
-        return matrices.flatten(1).to(images)
-
-
-def _repeat(text: Tensor, times: int) -> Tensor:
-    """Embeddings for `times` batches in a row; a single one serves all images as it is."""
-    return text if len(text) == 1 else text.repeat(times, 1, 1)
+        return self.score.lesson(draw.clean, answers.text, answers.camera, self.settings.lora_timesteps).loss

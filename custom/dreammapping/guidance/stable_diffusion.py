@@ -210,8 +210,8 @@ class StableDiffusionVSDGuidance(_StableDiffusionGuidance):
         **kwargs: Any,
     ) -> Tensor:
         """The same from the LoRA: what it has learned of the renderings. Needs `c2w` or `mvp_mtx` [B,4,4]."""
-        text, camera = prompt_utils.text_embeddings, self.loss.camera(kwargs, elevation)
-        return self._paint(lambda x, t: self.loss.learned(x, t, text, camera), elevation, seed)
+        text, camera = prompt_utils.text_embeddings, self.loss.score.camera(kwargs, elevation)
+        return self._paint(lambda x, t: self.loss.score.eps(x, t, text, camera), elevation, seed)
 
     def _paint(self, eps: Callable[[Tensor, Tensor], Tensor], like: Tensor, seed: int) -> Tensor:
         schedule = self.teacher.schedule

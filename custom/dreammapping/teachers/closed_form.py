@@ -59,7 +59,10 @@ class GaussianMixture:
 
 
 class ClosedFormTeacher:
-    """One known distribution per embedding name, e.g. {"cond": ..., "empty": ...}; embeddings themselves are ignored.
+    """One known distribution per embedding name, e.g. {"cond": ..., "empty": ...}.
+
+    The embeddings themselves are ignored, unless there is `by_text` [E,C,h,w]: then an embedding [.., L, E] moves its
+    distribution by the sum over l and e of embedding_le by_text_e, and gradients reach it.
 
     Images are latents: `encode` and `decode` only map [0,1] to [-1,1] and back. Unlike a network it answers in the
     dtype of its input, so that identities can be checked in float64. Its trainable copies start as the distribution
@@ -74,11 +77,13 @@ class ClosedFormTeacher:
         distributions: Mapping[str, GaussianMixture],
         schedule: NoiseSchedule | None = None,
         copy_prediction_type: str = "epsilon",
+        by_text: Tensor | None = None,
     ) -> None:
         self.distributions = dict(distributions)
         self.schedule = schedule or NoiseSchedule.scaled_linear()
         self.calls = CallCount()
         self.copy_prediction_type = copy_prediction_type
+        self.by_text = by_text
         self.latent_shape = tuple(next(iter(self.distributions.values())).means.shape[1:])
         self.image_size = self.latent_shape[1:]
 
@@ -92,15 +97,26 @@ class ClosedFormTeacher:
                     f"this teacher has no distribution called {name!r}; {suggest(name, self.distributions)}"
                 )
         a, sig = self.schedule.coefficients(t, noisy)
-        self.calls.forwards += len(noisy) * len(embeddings)
+        images = len(noisy) * len(embeddings)
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-            return {name: self.distributions[name].eps(noisy, a, sig) for name in embeddings}
+            centered = {name: noisy - a * self._moved(text, noisy) for name, text in embeddings.items()}
+            # Together, as in a network's call: a gradient that reaches one of them has passed all.
+            eps = torch.cat([self.distributions[name].eps(x, a, sig) for name, x in centered.items()])
+        self.calls.forwards += images
+        self.calls.count_backward(eps, images)
+        return dict(zip(embeddings, eps.chunk(len(embeddings))))
+
+    def _moved(self, text: Tensor | None, like: Tensor) -> Tensor | float:
+        """By how much an embedding moves its distribution."""
+        if self.by_text is None:
+            return 0.0
+        return torch.einsum("ble,echw->bchw", text.to(like), self.by_text.to(like))
 
     def trainable_copy(self, options: AdapterOptions, generator: torch.Generator) -> TrainableMixture:
         """See distillation.trainable.Adaptable."""
         if options.model is not None:
             raise TeacherError("a closed-form teacher has no second model; leave the name of the LoRA's model out")
-        return TrainableMixture(self, options.camera)
+        return TrainableMixture(self, options)
 
     def encode(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
         return rgb * 2 - 1
@@ -115,13 +131,13 @@ class TrainableMixture:
     With a camera c the images are those of the mixture moved by sum_i c_i `by_camera_i`. Embeddings are ignored.
     """
 
-    def __init__(self, teacher: ClosedFormTeacher, camera: bool) -> None:
+    def __init__(self, teacher: ClosedFormTeacher, options: AdapterOptions) -> None:
         start = teacher.distributions["cond"]
         self.schedule, self.calls, self.prediction_type = teacher.schedule, teacher.calls, teacher.copy_prediction_type
         self.adapter = nn.ParameterDict({"means": start.means.clone(), "log_variances": start.variances.log()})
-        if camera:
+        if options.camera:
             self.adapter["by_camera"] = start.means.new_zeros(CAMERA_NUMBERS, *start.means.shape[1:])
-        self._weights = start.weights
+        self._start, self._scale = start, options.scale
 
     def predict(
         self, noisy: Tensor, t: Tensor, embedding: Tensor, camera: Tensor | None, *, differentiable: bool = False
@@ -129,7 +145,10 @@ class TrainableMixture:
         """See distillation.trainable.TrainablePredictor."""
         a, sig = self.schedule.coefficients(t, noisy)
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-            mixture = GaussianMixture(self.adapter["means"], self.adapter["log_variances"].exp(), self._weights)
+            start, means, log_variances = self._start, self.adapter["means"], self.adapter["log_variances"]
+            means = torch.lerp(start.means.to(means), means, self._scale)
+            log_variances = torch.lerp(start.variances.log().to(log_variances), log_variances, self._scale)
+            mixture = GaussianMixture(means, log_variances.exp(), start.weights)
             moved = 0.0 if camera is None else torch.einsum("bn,nchw->bchw", camera, self.adapter["by_camera"])
             eps = mixture.eps(noisy - a * moved, a, sig)
             output = {

@@ -115,7 +115,8 @@ def _adapt(unet: Any, options: AdapterOptions, generator: torch.Generator) -> No
     if options.camera and unet.class_embedding is not None:
         raise TeacherError("this U-Net has class labels of its own, so it cannot be told the camera that way")
     device = next(unet.parameters()).device
-    config = LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=TARGETS, init_lora_weights="gaussian")
+    alpha = options.rank * options.scale  # peft multiplies the updates by alpha / rank
+    config = LoraConfig(r=options.rank, lora_alpha=alpha, target_modules=TARGETS, init_lora_weights="gaussian")
     with torch.random.fork_rng(devices=[]):  # layers initialize from the global generator; leave it as it was
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         inject_adapter_in_model(config, unet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dreammapping.distillation import AdapterOptions
 from dreammapping.errors import TeacherError
 from dreammapping.teachers import ClosedFormTeacher, GaussianMixture
 
@@ -72,3 +73,35 @@ def test_images_are_latents():
     teacher = ClosedFormTeacher({"cond": mixture(1)})
     rgb = torch.rand(2, *SHAPE)
     torch.testing.assert_close(teacher.decode(teacher.encode(rgb, generator())), rgb)
+
+
+def test_an_embedding_moves_its_distribution_where_the_teacher_reads_them():
+    directions = torch.randn(5, *SHAPE, generator=generator(), dtype=torch.float64)
+    plain, reading = mixture(2), torch.rand(1, 3, 5, generator=generator(), dtype=torch.float64, requires_grad=True)
+    teacher = ClosedFormTeacher({"cond": plain, "empty": plain}, by_text=directions)
+    x = torch.randn(4, *SHAPE, generator=generator(), dtype=torch.float64)
+    moved = (reading.sum((0, 1)).view(5, 1, 1, 1) * directions).sum(0)
+    there = ClosedFormTeacher({"cond": GaussianMixture(plain.means + moved, plain.variances, plain.weights)})
+    got = teacher.predict(x, T, {"cond": reading, "empty": torch.zeros(4, 3, 5)}, differentiable=True)
+    expected = there.predict(x, T, {"cond": None}, differentiable=True)["cond"]
+    torch.testing.assert_close(got["cond"], expected)
+    torch.testing.assert_close(got["empty"], ClosedFormTeacher({"c": plain}).predict(x, T, {"c": None})["c"])
+    (gradient,) = torch.autograd.grad(got["cond"].square().sum(), reading, retain_graph=True)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.square().sum(), reading)[0])
+    assert gradient.abs().min() > 0 and teacher.calls.backwards == 8, "one call of four images under two names"
+    assert not teacher.predict(x, T, {"cond": reading})["cond"].requires_grad
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_the_scale_of_a_copy_is_how_far_its_training_moves_it(scale):
+    start = mixture(1)
+    teacher = ClosedFormTeacher({"cond": start})
+    copy = teacher.trainable_copy(AdapterOptions(camera=False, scale=scale), generator())
+    x = torch.randn(4, *SHAPE, generator=generator(), dtype=torch.float64)
+    torch.testing.assert_close(copy.predict(x, T, None, None), teacher.predict(x, T, {"cond": None})["cond"])
+    with torch.no_grad():
+        copy.adapter["means"].add_(3.0)
+        copy.adapter["log_variances"].add_(0.4)
+    variances = start.variances * torch.tensor(0.4 * scale, dtype=torch.float64).exp()
+    there = ClosedFormTeacher({"cond": GaussianMixture(start.means + 3 * scale, variances, start.weights)})
+    torch.testing.assert_close(copy.predict(x, T, None, None), there.predict(x, T, {"cond": None})["cond"])
