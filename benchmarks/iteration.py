@@ -100,7 +100,7 @@ def synchronize(device: torch.device) -> None:
 
 def configuration(loss: str, overrides: list[str], embedded: bool) -> Any:
     config = CONFIGS / f"{loss}-gs.yaml"
-    files = [config, *(overlay_files(config, "embedded", "dreammapping-gaussians") if embedded else [])]
+    files = [config, *(overlay_files(config, "embedded") if embedded else [])]
     return load_config(*files, cli_args=["use_timestamp=false", *overrides])
 
 
