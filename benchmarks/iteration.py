@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
@@ -121,8 +120,7 @@ def losses_with_config(kind: str) -> list[str]:
 def configuration(loss: str, kind: str, overrides: list[str], embedded: bool) -> Any:
     """The loss's own config, with the embedded preset's overlays if wanted."""
     config = CONFIGS / f"{loss}-{kind}.yaml"
-    geometry = OmegaConf.load(config).system.geometry_type
-    files = [config, *(overlay_files(config, "embedded", geometry) if embedded else [])]
+    files = [config, *(overlay_files(config, "embedded") if embedded else [])]
     return load_config(*files, cli_args=["use_timestamp=false", *overrides])
 
 

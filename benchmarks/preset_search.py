@@ -152,7 +152,7 @@ def run(candidate: dict[str, Any], prompt: tuple[str, str, str], picture: str) -
         f"system.prompt_processor.prompt={prompt_of(*prompt)}", "use_timestamp=false", "data.n_test_views=9",
         "data.eval_height=128", "data.eval_width=128", *overrides(candidate), *_settings,
     ]  # fmt: skip
-    overlays = overlay_files(CONFIGS / "vdm-gs.yaml", "embedded", "dreammapping-gaussians")
+    overlays = overlay_files(CONFIGS / "vdm-gs.yaml", "embedded")
     config = load_config(CONFIGS / "vdm-gs.yaml", *overlays, cli_args=arguments)
     pl.seed_everything(config.seed, verbose=False)
     data = threestudio.find(config.data_type)(config.data)

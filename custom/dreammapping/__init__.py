@@ -9,4 +9,4 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 if find_spec("threestudio") is not None:
-    from . import exporter, geometry, guidance, renderer, system  # noqa: F401
+    from . import data, exporter, geometry, guidance, renderer, system  # noqa: F401

@@ -50,7 +50,7 @@ def test_every_choice_is_a_setting(key):
     first = {name: choices[0] for name, choices in search.SPACE.items()}
     for choice in search.SPACE[key]:
         candidate = {**first, key: choice}
-        overlays = overlay_files(search.CONFIGS / "vdm-gs.yaml", "embedded", "dreammapping-gaussians")
+        overlays = overlay_files(search.CONFIGS / "vdm-gs.yaml", "embedded")
         config = load_config(search.CONFIGS / "vdm-gs.yaml", *overlays, cli_args=search.overrides(candidate))
         assert config.trainer.max_steps == search.STEPS[candidate["data.batch_size"]]
         rate = config.system.geometry.position_lr

@@ -1,6 +1,6 @@
 """Presets: small files beside a config that adapt it to the machine and the weights at hand.
 
-In `<config folder>/presets`, `<preset>.yaml`, then `<preset>/<system.geometry_type>.yaml`, then
+In `<config folder>/presets`, `<preset>.yaml`, then `<preset>/<data_type>.yaml`, `<preset>/<system.geometry_type>.yaml` and
 `<preset>/<config name>.yaml` are merged over the config and under the command line; each may be absent.
 """
 
@@ -16,11 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from threestudio.errors import ConfigError, PretrainedError
+from threestudio.utils.config import load_config_file
 from threestudio.utils.files import write_atomic
 
 PRESETS = ("paper", "embedded", "auto")
 _TEACHER_KEY = "system.guidance.pretrained_model_name_or_path"
-_GEOMETRY_KEY = "system.geometry_type"
+_KIND_KEYS = ("data_type", "system.geometry_type")
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,24 @@ def choose_preset(
         taken, reason = _automatic(merged, cuda)
     else:
         taken, reason = requested, "asked for with --preset"
-    geometry_type = _selected(merged, _GEOMETRY_KEY)
-    files = overlay_files(path, taken, geometry_type)
+    files = overlay_files(path, taken, merged)
     if taken == "embedded" and not files:
         if requested == "auto":
             return PresetChoice(requested, None, "no preset is defined for this config")
         raise ConfigError(
-            f"--preset embedded: neither {' nor '.join(map(str, _candidates(path, taken, geometry_type)))} exists."
+            f"--preset embedded: neither {' nor '.join(map(str, _candidates(path, taken, merged)))} exists."
         )
     return PresetChoice(requested, taken, reason, tuple(files))
 
 
-def overlay_files(config_path: Path, preset: str, geometry_type: str | None = None) -> list[Path]:
-    """The overlay files of a preset that exist for a config and its geometry, in the order they are merged."""
-    return [file for file in _candidates(config_path, preset, geometry_type) if file.is_file()]
+def overlay_files(config_path: Path, preset: str, merged: DictConfig | None = None) -> list[Path]:
+    """The overlay files of a preset that exist for a config, in the order they are merged.
+
+    Args:
+        merged: the config with the overrides of the command line, which names its data and geometry; None: the file.
+    """
+    merged = load_config_file(config_path) if merged is None else merged
+    return [file for file in _candidates(config_path, preset, merged) if file.is_file()]
 
 
 def recorded_preset(config_path: Path) -> str | None:
@@ -97,9 +102,10 @@ def recorded_preset(config_path: Path) -> str | None:
         raise ConfigError(f"Cannot read {record}: {error}") from error
 
 
-def _candidates(path: Path, preset: str, geometry_type: str | None) -> Sequence[Path]:
+def _candidates(path: Path, preset: str, merged: DictConfig) -> Sequence[Path]:
     folder = path.parent / "presets"
-    names = dict.fromkeys(name for name in (geometry_type, path.stem) if name)
+    kinds = [_selected(merged, key) for key in _KIND_KEYS]
+    names = dict.fromkeys(name for name in (*kinds, path.stem) if name)
     return folder / f"{preset}.yaml", *(folder / preset / f"{name}.yaml" for name in names)
 
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .gaussian_geometry import GaussianGeometry
+from .image_geometry import ImageGeometry
 
-__all__ = ["GaussianGeometry"]
+__all__ = ["GaussianGeometry", "ImageGeometry"]

@@ -26,6 +26,7 @@ from ..gaussians import (
 )
 from ..initialization import ColoredPoints, InitSettings, initial_points
 from ..initialization.mesh import points_on_triangles
+from ..random_streams import stream_generator, stream_seed
 from ..settings import parse_settings, to_plain
 
 WHERE = "system.geometry"
@@ -81,7 +82,7 @@ class GaussianGeometry(BaseGeometry):
             )
         if self.cfg.sh_degree_interval > 0:
             self.gaussians.active_sh_degree = 0
-        self.densification = Densification(settings, self.count, seed=_seed("densification"))
+        self.densification = Densification(settings, self.count, seed=stream_seed("densification"))
 
     @staticmethod
     def create_from(other: BaseGeometry, cfg: Any = None, **kwargs: Any) -> GaussianGeometry:
@@ -96,7 +97,7 @@ class GaussianGeometry(BaseGeometry):
         if settings.num_points is None:
             raise ConfigError(f"{WHERE}.init.num_points must be given to spread Gaussians over a surface")
         cloud = points_on_triangles(
-            mesh.v_pos.detach().cpu(), mesh.t_pos_idx.cpu(), settings.num_points, _generator("initialization"), settings.color
+            mesh.v_pos.detach().cpu(), mesh.t_pos_idx.cpu(), settings.num_points, stream_generator("initialization"), settings.color
         )
         return GaussianGeometry(cfg, start=cloud)
 
@@ -171,17 +172,5 @@ class GaussianGeometry(BaseGeometry):
             return load_gaussians(self.cfg.load_splat, degree)
         if start is None:
             settings = parse_settings(InitSettings, self.cfg.init, f"{WHERE}.init")
-            start = initial_points(settings, _generator("initialization"), cap)
+            start = initial_points(settings, stream_generator("initialization"), cap)
         return GaussianModel.from_points(start, sh_degree=degree, opacity=self.cfg.opacity_init)
-
-
-_STREAMS = {"initialization": 0x1217, "densification": 0xDE45}
-"""Keeps the streams of random numbers of one run apart: a fixed number for each, mixed into the run's seed."""
-
-
-def _seed(stream: str) -> int:
-    return (torch.initial_seed() * 0x9E3779B1 + _STREAMS[stream]) % (1 << 63)
-
-
-def _generator(stream: str) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(stream))

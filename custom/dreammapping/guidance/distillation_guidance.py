@@ -145,6 +145,11 @@ class DreamMappingGuidance(BaseModule):
             return F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
         return self.teacher.encode(images, self.distiller.generator)
 
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Scaled latents [B,C,h,w] -> rgb [B,3,H,W] in [0,1], without graph."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.teacher.decode(latents.float())
+
     def get_extra_state(self) -> dict[str, Any]:
         """The auxiliary optimizer and the random state: tensors and plain values."""
         return self.distiller.state_dict()

@@ -1,3 +1,3 @@
 """Registered renderers."""
 
-from . import gaussian_renderer
+from . import gaussian_renderer, image_renderer

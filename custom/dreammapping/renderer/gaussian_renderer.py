@@ -13,25 +13,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..rasterization import BACKENDS, rasterize
 from .cameras import intrinsics, world_to_camera
-
-
-class _StayInRange(torch.autograd.Function):
-    """Clamps to [0, 1]. Gradients pass, except those that would push a saturated pixel further out.
-
-    A plain clamp would stop every gradient there, and a pixel that once overshot could never come back.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.clamp(0.0, 1.0)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        # Descent moves against the gradient: a negative one raises the pixel.
-        outward = ((x > 1.0) & (grad < 0.0)) | ((x < 0.0) & (grad > 0.0))
-        return grad.masked_fill(outward, 0.0)
+from .clamp import StayInRange
 
 
 @threestudio.register("dreammapping-gaussian-renderer")
@@ -93,7 +75,7 @@ class GaussianRenderer(Rasterizer):
         directions = rays_d if rays_d is not None else ray_directions(c2w, Ks, int(height), int(width))
         behind = self.background(dirs=directions)
         return {
-            "comp_rgb": _StayInRange.apply(drawn.rgb + (1.0 - drawn.alpha) * behind),
+            "comp_rgb": StayInRange.apply(drawn.rgb + (1.0 - drawn.alpha) * behind),
             "comp_rgb_bg": behind,
             "opacity": drawn.alpha,
             "depth": drawn.depth,

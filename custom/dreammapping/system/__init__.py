@@ -1,3 +1,3 @@
 """Registered systems."""
 
-from . import system
+from . import image_system, system

@@ -1,13 +1,15 @@
-"""What a geometry may offer beyond its parameters. The system asks; it never tests for a class.
+"""What parts may offer beyond the least they must. The system asks; it never tests for a class.
 
-A radiance field offers none of these and is trained through `system.optimizer`; Gaussians offer all three.
+A radiance field offers none of the first three and is trained through `system.optimizer`; Gaussians offer all three.
+The last is a prompt processor's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -33,6 +35,14 @@ class Densifies(Protocol):
 
 @runtime_checkable
 class Resizes(Protocol):
-    """Has to know a state's sizes before it can load it."""
+    """Has to know a state's sizes before it can load it, or to refuse it."""
 
     def prepare_for_state_dict(self, state: Mapping[str, Any], prefix: str) -> None: ...
+
+
+@runtime_checkable
+class EmbedsTexts(Protocol):
+    """Embeds many texts with one loading of the text encoder."""
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """[N,L,E]."""

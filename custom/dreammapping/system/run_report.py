@@ -31,15 +31,19 @@ class RunReport:
     def start(self) -> None:
         """Training begins or goes on: seconds that a card in the folder reports were spent on this run before.
 
-        The exporter is built once already, so that a mistake in its settings is found now and not after the training.
+        A mistake in the settings of what follows the training is found now.
         """
         if self._wanted():
-            self._build_exporter()
+            self.check()
         path = Path(self._system.get_save_path(f"{CARD}.json"))
         if not self._system.resumed and self._system.trainer.is_global_zero:
             path.unlink(missing_ok=True)  # of another run in the same folder
         self._watch = Stopwatch(already=float(_read_card(path).get("training_seconds") or 0.0))
         self._watch.start()
+
+    def check(self) -> None:
+        """Raises what would otherwise be raised after the training."""
+        self._build_exporter()
 
     def progress(self) -> None:
         """A checkpoint is being written; note how far the run came, in case it is killed."""
@@ -83,7 +87,7 @@ class RunReport:
         system, folder = self._system, f"it{self._system.true_global_step}-test"
         if not system.trainer.is_global_zero:
             return
-        frames = _evenly_chosen(_numbered(Path(system.get_save_dir(), folder)), SHEET_VIEWS)
+        frames = _evenly_chosen(numbered(Path(system.get_save_dir(), folder)), SHEET_VIEWS)
         system.save_image(SHEET, contact_sheet([imageio.imread(path) for path in frames]))
         try:
             system.save_img_sequence(
@@ -99,6 +103,10 @@ class RunReport:
             if self._wanted():
                 self._write_card(None)
 
+    def own_facts(self) -> dict[str, Any]:
+        """What else, or instead, the card says."""
+        return {}
+
     def _wanted(self) -> bool:
         return self._system.cfg.report and self._system.trainer.is_global_zero
 
@@ -109,6 +117,7 @@ class RunReport:
         if self._teacher is None:
             self._teacher = model_card.teacher(self._system)
         facts = model_card.collect(self._system, self._teacher, status or earlier.get("status", "evaluated"))
+        facts |= self.own_facts()
         facts["training_seconds"] = round(self._watch.seconds, 1) or earlier.get("training_seconds")
         for key in ("peak_memory_bytes", "peak_gpu_memory_bytes"):
             facts[key] = _greatest(facts[key], earlier.get(key))  # over all processes that worked on this run
@@ -141,9 +150,9 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 4, gap: int = 4) 
     return sheet
 
 
-def _numbered(folder: Path) -> list[Path]:
-    """Files such as 12.png, by number."""
-    frames = [(int(m[1]), path) for path in folder.iterdir() if (m := re.fullmatch(r"(\d+)\.png", path.name))]
+def numbered(folder: Path, pattern: str = r"(\d+)\.png") -> list[Path]:
+    """Files such as 12.png, by the number that the pattern catches."""
+    frames = [(int(m[1]), path) for path in folder.iterdir() if (m := re.fullmatch(pattern, path.name))]
     return [path for _, path in sorted(frames)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import threestudio
 import torch
@@ -37,21 +37,30 @@ class DreamMappingSystem(BaseLift3DSystem):
         """Frames per second of the turntable."""
 
     cfg: Config
+    report_type: ClassVar[type[run_report.RunReport]] = run_report.RunReport
 
     # ---- building ----
 
     def configure(self) -> None:
-        prompt = self.cfg.prompt_processor.get("prompt")
-        if prompt is not None and not str(prompt).strip():
-            raise ConfigError('system.prompt_processor.prompt is empty; say what to make, such as "a red striped mug"')
+        self.check_prompt()
         super().configure()
         self.automatic_optimization = False
         # Before the optimizer and before a checkpoint loads: what the guidance trains is part of the run's state.
+        self.read_prompt()
+        self.guidance = threestudio.find(self.cfg.guidance_type)(self.cfg.guidance)
+        self._report = self.report_type(self)
+        self._silence = SilentTeacher()
+
+    def check_prompt(self) -> None:
+        """Find a missing prompt before anything is built."""
+        prompt = self.cfg.prompt_processor.get("prompt")
+        if prompt is not None and not str(prompt).strip():
+            raise ConfigError('system.prompt_processor.prompt is empty; say what to make, such as "a red striped mug"')
+
+    def read_prompt(self) -> None:
+        """From words to what the guidance wants of them."""
         self.prompt_processor = threestudio.find(self.cfg.prompt_processor_type)(self.cfg.prompt_processor)
         self.prompt_utils = self.prompt_processor()
-        self.guidance = threestudio.find(self.cfg.guidance_type)(self.cfg.guidance)
-        self._report = run_report.RunReport(self)
-        self._silence = SilentTeacher()
 
     def configure_optimizers(self) -> dict[str, Any]:
         if self.cfg.scheduler is not None:
@@ -118,7 +127,7 @@ class DreamMappingSystem(BaseLift3DSystem):
 
         `out` is what `forward` returned for `batch`.
         """
-        guided = self.guidance(out["comp_rgb"], self.prompt_utils, **batch, rgb_as_latents=False)
+        guided = self.guide(out, batch)
         terms = {key.removeprefix("loss_"): value for key, value in guided.items() if key.startswith("loss_")}
         self._check_weights(terms)
         if "residual_norm" in guided:
@@ -135,6 +144,10 @@ class DreamMappingSystem(BaseLift3DSystem):
                 self.log(f"train/loss_{name}", value)
                 total = total + weight * value
         return total
+
+    def guide(self, out: Mapping[str, Any], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What the guidance says about one batch."""
+        return self.guidance(out["comp_rgb"], self.prompt_utils, **batch, rgb_as_latents=False)
 
     def _check_weights(self, terms: Mapping[str, Tensor]) -> None:
         """Every distillation term has a weight, and every weight a term. The guidance's show at the first step only."""

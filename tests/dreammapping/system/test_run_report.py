@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from dreammapping.system.run_report import RunReport, _evenly_chosen, _numbered, contact_sheet
+from dreammapping.system.run_report import RunReport, _evenly_chosen, contact_sheet, numbered
 
 import threestudio
 from threestudio.models.isosurface import EmptySurfaceError
@@ -26,7 +26,7 @@ def test_frames_are_chosen_evenly_without_the_repeated_last_one():
 def test_frames_are_ordered_by_number(tmp_path: Path):
     for name in ("10.png", "9.png", "0.png", "note.txt", "x1.png"):
         (tmp_path / name).touch()
-    assert [path.name for path in _numbered(tmp_path)] == ["0.png", "9.png", "10.png"]
+    assert [path.name for path in numbered(tmp_path)] == ["0.png", "9.png", "10.png"]
 
 
 def test_a_run_without_a_surface_still_gets_its_card(monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Tuple
@@ -157,6 +157,9 @@ class PromptProcessor(BaseObject):
     def check_prompts(self) -> None:
         """Hook to warn about prompts the model cannot take as they are."""
 
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Hook to warn about texts that `embed` is asked for, likewise."""
+
     # ---- embeddings ----
 
     def model_fingerprint(self) -> str:
@@ -175,10 +178,19 @@ class PromptProcessor(BaseObject):
         """Encode prompts and write their files; see the class."""
         raise TypeError("This prompt processor does not define the static method spawn_func(), which encodes prompts.")
 
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings [N, L, E] of any texts, on the device. The text encoder is loaded at most once."""
+        self.check_texts(texts)
+        self.encode_missing(texts)
+        return torch.stack([self.load_from_cache(text) for text in texts])
+
     def prepare_text_embeddings(self) -> None:
+        """Encode the prompts the output needs."""
+        self.encode_missing([self.prompt, self.negative_prompt, "", *self.prompts_vd, *self.negative_prompts_vd])
+
+    def encode_missing(self, wanted: Sequence[str]) -> None:
         """Encode, on the first process, every prompt whose file is missing or damaged."""
         if get_rank() == 0:
-            wanted = [self.prompt, self.negative_prompt, "", *self.prompts_vd, *self.negative_prompts_vd]
             missing = [
                 prompt
                 for prompt in dict.fromkeys(wanted)

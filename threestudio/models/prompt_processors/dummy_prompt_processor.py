@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ class DummyPromptProcessor(PromptProcessor):
 
     cfg: Config
 
-    def prepare_text_embeddings(self) -> None:
+    def encode_missing(self, wanted: Sequence[str]) -> None:
         """There is nothing to encode."""
 
     def load_from_cache(self, prompt: str) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,20 +95,28 @@ class StableDiffusionPromptProcessor(PromptProcessor):
 
     def check_prompts(self) -> None:
         """Warn of prompts that are too long, and of words a small model with a vocabulary.json has never seen."""
+        self._check_length([self.prompt, self.negative_prompt, *self.prompts_vd])
+        self._check_vocabulary([self.prompt])
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        others = [text for text in texts if text != self.prompt]  # that one was checked already
+        self._check_length(others)
+        self._check_vocabulary(others)
+
+    def _check_length(self, prompts: Sequence[str]) -> None:
         tokenizer, length = load_tokenizer(self.resolved)
-        prompts = dict.fromkeys([self.prompt, self.negative_prompt, *self.prompts_vd])
-        cut = {prompt: end for prompt in prompts if (end := cut_off(prompt, tokenizer, length))}
+        cut = {prompt: end for prompt in dict.fromkeys(prompts) if (end := cut_off(prompt, tokenizer, length))}
         if cut:
             lines = "\n".join(f"  {prompt!r} loses {end!r}" for prompt, end in cut.items())
             warn(f"The text encoder takes {length} tokens; longer prompts are cut:\n{lines}")
-        self._check_vocabulary(self.resolved.path / "vocabulary.json")
 
-    def _check_vocabulary(self, file: Path) -> None:
+    def _check_vocabulary(self, prompts: Sequence[str]) -> None:
+        file = self.resolved.path / "vocabulary.json"
         if not file.is_file():
             return
         try:
             vocabulary = json.loads(file.read_text(encoding="utf-8"))
-            unknown = unknown_words(self.prompt, vocabulary)
+            unknown = unknown_words(" ".join(prompts), vocabulary)
         except (ValueError, AttributeError) as error:
             raise PretrainedError(f"{file} is damaged: {error}. It must be a JSON object of lists of words.") from error
         if unknown:
