@@ -1,4 +1,4 @@
-"""A miniature Stable Diffusion folder with seeded random weights, for tests.
+"""A miniature Stable Diffusion folder with seeded random weights, for tests (SDXL and SD3: tiny_pipelines.py).
 
 Same layout, same classes and same loading path as the real thing; a few hundred kilobytes and milliseconds per call.
 """
@@ -39,15 +39,15 @@ def make_tiny_teacher(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary, merges = _vocabulary(WORDS.split())
+    vocabulary, merges = make_vocabulary(WORDS.split())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _vae(latent_channels, image_size, downsample).save_pretrained(folder / "vae")
+        make_vae(latent_channels, image_size, downsample).save_pretrained(folder / "vae")
         _unet(latent_channels, image_size // downsample, width, text_width).save_pretrained(folder / "unet")
-        _text_encoder(len(vocabulary), text_width, text_length).save_pretrained(folder / "text_encoder")
+        make_text_encoder(len(vocabulary), text_width, text_length).save_pretrained(folder / "text_encoder")
     _scheduler(prediction_type).save_pretrained(folder / "scheduler")
-    _write_tokenizer(folder / "tokenizer", vocabulary, merges, text_length)
-    _write_json(
+    write_tokenizer(folder / "tokenizer", vocabulary, merges, text_length)
+    write_json(
         folder / "model_index.json",
         {
             "_class_name": "StableDiffusionPipeline",
@@ -65,7 +65,7 @@ def make_tiny_teacher(
     return folder
 
 
-def _vae(latent_channels: int, image_size: int, downsample: int) -> torch.nn.Module:
+def make_vae(latent_channels: int, image_size: int, downsample: int, **options: object) -> torch.nn.Module:
     from diffusers import AutoencoderKL
 
     levels = downsample.bit_length()  # n levels halve n - 1 times
@@ -77,7 +77,7 @@ def _vae(latent_channels: int, image_size: int, downsample: int) -> torch.nn.Mod
         layers_per_block=1,
         norm_num_groups=4,
         sample_size=image_size,
-        scaling_factor=0.18215,
+        **{"scaling_factor": 0.18215, **options},
     )
 
 
@@ -98,14 +98,17 @@ def _unet(latent_channels: int, latent_size: int, width: int, text_width: int) -
     )
 
 
-def _text_encoder(vocabulary_size: int, width: int, length: int) -> torch.nn.Module:
-    from transformers import CLIPTextConfig, CLIPTextModel
+def make_text_encoder(
+    vocabulary_size: int, width: int, length: int, *, projection: int | None = None
+) -> torch.nn.Module:
+    """A CLIP text model, with a projection of its pooled output if its width is given."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
         vocab_size=vocabulary_size,
         hidden_size=width,
         intermediate_size=2 * width,
-        projection_dim=width,
+        projection_dim=projection or width,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=length,
@@ -113,7 +116,7 @@ def _text_encoder(vocabulary_size: int, width: int, length: int) -> torch.nn.Mod
         eos_token_id=vocabulary_size - 1,
         pad_token_id=vocabulary_size - 1,
     )
-    return CLIPTextModel(config)
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
 
 def _scheduler(prediction_type: str) -> object:
@@ -138,7 +141,7 @@ def _byte_symbols() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
 
 
-def _vocabulary(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def make_vocabulary(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Byte-pair encoding learned until every word of `words` is one token."""
     pieces = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
     merges: list[tuple[str, str]] = []
@@ -164,18 +167,18 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return merged
 
 
-def _write_tokenizer(folder: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]], length: int) -> None:
+def write_tokenizer(folder: Path, vocabulary: dict[str, int], merges: list[tuple[str, str]], length: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "vocab.json", vocabulary)
+    write_json(folder / "vocab.json", vocabulary)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    _write_json(folder / "special_tokens_map.json", special)
-    _write_json(
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(
         folder / "tokenizer_config.json",
         {**special, "tokenizer_class": "CLIPTokenizer", "model_max_length": length, "do_lower_case": True},
     )
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")

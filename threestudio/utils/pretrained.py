@@ -19,9 +19,9 @@ from threestudio.utils.files import write_atomic
 
 T = TypeVar("T")
 
-PARTS_WITH_WEIGHTS = ("unet", "vae", "text_encoder")
+PARTS_WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Folders of the diffusers layout that must hold weights if model_index.json names them."""
-_DOWNLOADED = ["model_index.json", "vocabulary.json", "tokenizer/*", "scheduler/*"] + [
+_DOWNLOADED = ["model_index.json", "vocabulary.json", "tokenizer*/*", "scheduler/*"] + [
     f"{part}/*.{suffix}" for part in PARTS_WITH_WEIGHTS for suffix in ("json", "safetensors")
 ]
 _VARIANTS = ("fp16", "non_ema")
@@ -177,7 +177,7 @@ def _incomplete(folder: Path) -> str | None:
             continue
         if part in PARTS_WITH_WEIGHTS and not _loadable_weights(folder / part):
             return f"no .safetensors weights in {part}/"
-        if part in ("tokenizer", "scheduler") and not (folder / part).is_dir():
+        if part.startswith(("tokenizer", "scheduler")) and not (folder / part).is_dir():
             return f"no folder {part}/"
     return None
 
@@ -190,6 +190,12 @@ def _loadable_weights(folder: Path) -> list[Path]:
         if files:
             return plain or files
     return []
+
+
+def only_variant(folder: Path) -> str | None:
+    """`fp16` if a part's folder holds only the half-precision copy of its weights."""
+    names = [file.name for file in folder.glob("*.safetensors")]
+    return "fp16" if names and all("fp16" in name for name in names) else None
 
 
 def weight_files(folder: Path) -> list[Path]:

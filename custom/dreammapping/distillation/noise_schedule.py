@@ -2,6 +2,16 @@
 
 x_t = a x_0 + sig eps        a = sqrt(alpha_bar_t), sig = sqrt(1 - alpha_bar_t)
 v   = a eps - sig x_0        (velocity, Salimans & Ho 2022)
+
+Flow matching (rectified flow: Liu et al. 2023; Esser et al. 2024) mixes along a straight line instead,
+
+    z_s = (1 - s) x_0 + s eps,    u = dz/ds = eps - x_0,    0 <= s <= 1,
+
+which is the same mixture up to its length n = sqrt((1 - s)^2 + s^2): with a = (1 - s) / n and sig = s / n,
+
+    x_t = z_s / n        n = 1 / (a + sig)        s = sig / (a + sig)        eps = (x_t + a u) / (a + sig).
+
+So a flow model has an alpha_bar = (1 - s)^2 / n^2 too, and everything said in x_t, a, sig and eps holds for it as it is.
 """
 
 from __future__ import annotations
@@ -20,13 +30,24 @@ class NoiseSchedule:
         if alpha_bar.ndim != 1 or not bool(((alpha_bar >= 0) & (alpha_bar <= 1)).all()):
             raise ValueError(f"alpha_bar must be a vector with values in [0, 1], got shape {tuple(alpha_bar.shape)}")
         self.alpha_bar = alpha_bar.detach().to("cpu", torch.float64)
-        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._tables = {
+            "alpha_bar": self.alpha_bar,
+            "a": self.alpha_bar.sqrt(),
+            "sig": (1 - self.alpha_bar).sqrt(),  # before rounding: a flow model's alpha_bar comes very close to 1
+        }
+        self._copies: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     @classmethod
     def scaled_linear(cls, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000) -> NoiseSchedule:
         """Stable Diffusion's schedule: sqrt(beta) linear in the step."""
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
         return cls(torch.cumprod(1 - betas, 0))
+
+    @classmethod
+    def from_flow(cls, s: Tensor) -> NoiseSchedule:
+        """That of a flow model whose step t has the noise share s_t: s [T] in [0, 1], rising with t."""
+        s = s.double()
+        return cls((1 - s) ** 2 / ((1 - s) ** 2 + s**2))
 
     @property
     def steps(self) -> int:
@@ -35,19 +56,24 @@ class NoiseSchedule:
 
     def at(self, t: Tensor, like: Tensor) -> Tensor:
         """alpha_bar_t [B,1,1,1] for `like` [B,C,h,w]."""
-        return self.table(like)[t.to(like.device)].view(-1, *[1] * (like.ndim - 1))
+        return self._at("alpha_bar", t, like)
 
     def table(self, like: Tensor) -> Tensor:
         """alpha_bar [T] with the dtype and device of `like`; copied once per device."""
-        key = (like.device, like.dtype)
-        if key not in self._copies:
-            self._copies[key] = self.alpha_bar.to(like.device, like.dtype)
-        return self._copies[key]
+        return self._table("alpha_bar", like)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(a, sig), each [B,1,1,1]."""
-        alpha_bar = self.at(t, like)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        return self._at("a", t, like), self._at("sig", t, like)
+
+    def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
+        return self._table(name, like)[t.to(like.device)].view(-1, *[1] * (like.ndim - 1))
+
+    def _table(self, name: str, like: Tensor) -> Tensor:
+        key = (name, like.device, like.dtype)
+        if key not in self._copies:
+            self._copies[key] = self._tables[name].to(like.device, like.dtype)
+        return self._copies[key]
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t = a x_0 + sig eps."""
@@ -74,8 +100,20 @@ class NoiseSchedule:
         a, sig = self.coefficients(t, noisy)
         return (eps - sig * noisy) / a
 
+    def eps_from_flow(self, noisy: Tensor, u: Tensor, t: Tensor) -> Tensor:
+        a, sig = self.coefficients(t, noisy)
+        return (noisy + a * u) / (a + sig)
+
+    def flow_state(self, noisy: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(z_s [B,C,h,w], s [B,1,1,1]): x_t and t as a flow model knows them."""
+        a, sig = self.coefficients(t, noisy)
+        return noisy / (a + sig), sig / (a + sig)
+
     def eps_from_output(self, prediction_type: str, noisy: Tensor, output: Tensor, t: Tensor) -> Tensor:
-        """eps from what a model of that kind answers: `epsilon`, `v_prediction` or `sample` (diffusers' names)."""
+        """eps from what a model of that kind answers for x_t: `epsilon`, `v_prediction`, `sample` or `flow_prediction`
+        (diffusers' names)."""
+        if prediction_type == "flow_prediction":
+            return self.eps_from_flow(noisy, output, t)
         if prediction_type == "v_prediction":
             return self.eps_from_v(noisy, output, t)
         return self.eps_from_x0(noisy, output, t) if prediction_type == "sample" else output
@@ -85,6 +123,8 @@ class NoiseSchedule:
         if prediction_type == "v_prediction":
             a, sig = self.coefficients(t, clean)
             return a * noise - sig * clean
+        if prediction_type == "flow_prediction":
+            return noise - clean
         return clean if prediction_type == "sample" else noise
 
     def ddim_step(

@@ -1,6 +1,7 @@
-"""A Stable Diffusion model in diffusers' folder layout as a teacher: any size; epsilon, v or sample prediction.
+"""A text-to-image model in diffusers' folder layout as a teacher: Stable Diffusion 1, 2, XL or 3, of any size.
 
-Loads vae, unet and scheduler only; the prompts come as embeddings. Works with diffusers 0.19 and current releases.
+Loads vae, network and scheduler only; the prompts come as embeddings. What differs between the models is in
+denoisers.py. Stable Diffusion 1 and 2 also work with diffusers 0.19.
 """
 
 from __future__ import annotations
@@ -14,16 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..distillation.draw import draw_noise
-from ..distillation.noise_schedule import NoiseSchedule
 from ..distillation.teacher import CallCount
 from ..distillation.trainable import AdapterOptions
 from ..errors import TeacherError
-from .loading import Source, load_denoiser, load_part, locate
+from .denoisers import Denoiser, StableDiffusion, load_denoiser
+from .loading import Source, load_part, locate
 
 if TYPE_CHECKING:
     from .lora import LoraPredictor
-
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass
@@ -35,88 +34,79 @@ class TeacherOptions:
     bfloat16_on_cpu: bool = False
     """bfloat16 weights on a CPU: 1.6 times faster where it has AVX512-BF16 or AMX, slower where it has not."""
     channels_last: bool = True
-    """Channels-last U-Net weights on CUDA. The VAE stays contiguous: its backward is slower in that layout."""
+    """Channels-last network weights on CUDA. The VAE stays contiguous: its backward is slower in that layout."""
     attention_slicing: bool = False
     """Less memory, slower."""
     cpu_offload: bool = False
     """Weights stay in CPU memory and visit the GPU layer by layer (needs accelerate)."""
     compile_unet: bool = False
-    """torch.compile the U-Net: a minute at the first step, then about twice as fast on a GPU."""
+    """torch.compile the network: a minute at the first step, then about twice as fast on a GPU."""
 
 
 class DiffusersTeacher:
     """See protocol.Teacher. Frozen; moves to the device of what it is given."""
 
-    def __init__(
-        self,
-        vae: Any,
-        unet: Any,
-        schedule: NoiseSchedule,
-        prediction_type: str,
-        source: Source,
-        options: TeacherOptions,
-    ) -> None:
-        if prediction_type not in PREDICTION_TYPES:
-            raise TeacherError(
-                f"{source.name} predicts {prediction_type!r}; supported are {', '.join(PREDICTION_TYPES)}"
-            )
-        self.vae, self.unet = vae.eval().requires_grad_(False), unet.eval().requires_grad_(False)
-        self.schedule, self.prediction_type, self.options = schedule, prediction_type, options
+    def __init__(self, vae: Any, denoiser: Denoiser, source: Source, options: TeacherOptions) -> None:
+        self.vae, self.network = vae.eval().requires_grad_(False), denoiser.network.eval().requires_grad_(False)
+        self.denoiser, self.schedule, self.options = denoiser, denoiser.schedule, options
         self.name, self.location, self.fingerprint = source.name, source.location, source.fingerprint
         self.calls = CallCount()
         self.scaling_factor = float(vae.config.scaling_factor)
         self.shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
-        self.latent_shape, self.image_size = _sizes(vae.config, unet.config)
+        self.latent_shape = denoiser.latent_shape
+        self.image_size = tuple(size * denoiser.factor for size in self.latent_shape[1:])
         self.device: torch.device | None = None
-        self.dtype = torch.float32
-        self._run_unet = unet
+        self.dtype = self.vae_dtype = torch.float32
+        _check_fit(vae, denoiser, source)
 
     @classmethod
     def load(
         cls, name: str, options: TeacherOptions | None = None, device: torch.device | str = "cpu"
     ) -> DiffusersTeacher:
-        """From a folder or hub name. Raises TeacherError (or the framework's own) if a part is missing or damaged."""
+        """From a folder or hub name. Raises TeacherError (or the framework's own) if the model is of an unsupported
+        kind, or a part is missing or damaged."""
         from diffusers import AutoencoderKL
 
         options = options or TeacherOptions()
         source = locate(name)
         dtype = weights_dtype(torch.device(device), options)
-        unet, schedule, prediction_type = load_denoiser(source, dtype)
+        denoiser = load_denoiser(source, dtype)
         vae = load_part(AutoencoderKL, source, "vae", torch_dtype=dtype, use_safetensors=True)
-        teacher = cls(vae, unet, schedule, prediction_type, source, options)
-        return teacher.to(device)
+        return cls(vae, denoiser, source, options).to(device)
 
     def to(self, device: torch.device | str) -> DiffusersTeacher:
         """Move; the weights' type follows the device (never float16 on a CPU)."""
-        device = torch.device(device)
-        self.dtype = weights_dtype(device, self.options)
-        if self.options.cpu_offload and device.type != "cpu":
-            self._offload(device)
-        else:
-            for part in (self.vae, self.unet):
-                part.to(device) if part.dtype == self.dtype else part.to(device, self.dtype)
-            if self.options.channels_last and device.type == "cuda":
-                self.unet.to(memory_format=torch.channels_last)
-        if self.options.attention_slicing:
-            self.unet.set_attention_slice("auto")
+        device, options = torch.device(device), self.options
+        self.dtype = weights_dtype(device, options)
+        overflows = self.denoiser.upcasts_vae and self.vae.config.get("force_upcast")
+        self.vae_dtype = torch.float32 if overflows and self.dtype == torch.float16 else self.dtype
+        for part, dtype in ((self.network, self.dtype), (self.vae, self.vae_dtype)):
+            if options.cpu_offload and device.type != "cpu":
+                _offload(part if part.dtype == dtype else part.to(dtype), device)
+            else:
+                part.to(device) if part.dtype == dtype else part.to(device, dtype)
+        if options.channels_last and device.type == "cuda" and not options.cpu_offload:
+            self.network.to(memory_format=torch.channels_last)
+        if options.attention_slicing:
+            self.denoiser.slice_attention()
         if device.type == "cuda":
             _use_plain_vae_attention(self.vae)
-        if self.options.compile_unet:
-            self._run_unet = torch.compile(self.unet)
+        if options.compile_unet:
+            self.denoiser.run = torch.compile(self.network)
         self.device = device
         return self
 
     def predict(
         self, noisy: Tensor, t: Tensor, embeddings: Mapping[str, Tensor], *, differentiable: bool = False
     ) -> dict[str, Tensor]:
-        """See distillation.teacher.NoisePredictor."""
+        """See distillation.teacher.NoisePredictor. Embeddings are packed, see denoisers.py."""
         self._follow(noisy)
         batch, names = len(noisy), list(embeddings)
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()), no_autocast(noisy):
             text = torch.cat([embeddings[n].to(noisy.device, self.dtype).expand(batch, -1, -1) for n in names])
-            x, steps = noisy.repeat(len(names), 1, 1, 1), t.to(noisy.device).repeat(len(names))
-            output = self._run_unet(x.to(self.dtype), steps, encoder_hidden_states=text, return_dict=False)[0].float()
-            eps = self.schedule.eps_from_output(self.prediction_type, x.float(), output, steps)
+            x, steps = noisy.repeat(len(names), 1, 1, 1).float(), t.to(noisy.device).repeat(len(names))
+            output = self.denoiser(x, steps, text)
+            eps = self.schedule.eps_from_output(self.denoiser.prediction_type, x, output, steps)
         self.calls.forwards += len(x)
         self.calls.count_backward(eps, len(x))
         return dict(zip(names, eps.chunk(len(names))))
@@ -128,7 +118,7 @@ class DiffusersTeacher:
             rgb = F.interpolate(rgb, self.image_size, mode="bilinear", align_corners=False)
         with no_autocast(rgb):
             # A permuted [B,H,W,3] image is channels-last in memory, which the encoder's backward is slow on.
-            posterior = self.vae.encode((rgb * 2 - 1).to(self.dtype).contiguous()).latent_dist
+            posterior = self.vae.encode((rgb * 2 - 1).to(self.vae_dtype).contiguous()).latent_dist
             mean, std = posterior.mean.to(rgb.dtype), posterior.std.to(rgb.dtype)
         return (mean + std * draw_noise(mean, generator) - self.shift) * self.scaling_factor
 
@@ -137,20 +127,23 @@ class DiffusersTeacher:
         """See protocol.Teacher."""
         self._follow(latents)
         with no_autocast(latents):
-            image = self.vae.decode((latents / self.scaling_factor + self.shift).to(self.dtype)).sample
+            image = self.vae.decode((latents / self.scaling_factor + self.shift).to(self.vae_dtype)).sample
         return (image.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
 
     def trainable_copy(self, options: AdapterOptions, generator: torch.Generator) -> LoraPredictor:
-        """See distillation.trainable.Adaptable: a U-Net with LoRA. Needs the package peft."""
+        """See distillation.trainable.Adaptable: the network with LoRA. Needs the package peft."""
         from .lora import LoraPredictor
 
         return LoraPredictor(self, options, generator)
 
     @torch.no_grad()
     def embed_empty_prompt(self) -> Tensor:
-        """The empty prompt's embedding [1,L,E]; loads the text encoder for this one call."""
+        """The empty prompt's embedding [1,L,E], for prompt processors that give none; loads the text encoder for this
+        one call. TeacherError for models that need more than one."""
         from transformers import CLIPTextModel, CLIPTokenizer
 
+        if not isinstance(self.denoiser, StableDiffusion):
+            raise TeacherError(f"{self.name} has several text encoders, which only the prompt processor loads")
         source = Source(self.name, self.location, self.fingerprint)
         tokenizer = load_part(CLIPTokenizer, source, "tokenizer")
         encoder = load_part(CLIPTextModel, source, "text_encoder", use_safetensors=True).eval()
@@ -160,14 +153,6 @@ class DiffusersTeacher:
     def _follow(self, x: Tensor) -> None:
         if x.device != self.device:
             self.to(x.device)
-
-    def _offload(self, device: torch.device) -> None:
-        try:
-            from accelerate import cpu_offload
-        except ImportError:
-            raise TeacherError("cpu_offload needs the package accelerate: pip install accelerate") from None
-        for part in (self.unet, self.vae):
-            cpu_offload(part if part.dtype == self.dtype else part.to(self.dtype), device)
 
 
 def weights_dtype(device: torch.device, options: TeacherOptions) -> torch.dtype:
@@ -180,16 +165,29 @@ def no_autocast(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
-def _sizes(vae: Any, unet: Any) -> tuple[tuple[int, int, int], tuple[int, int]]:
-    """((C, h, w), (H, W)) from the U-Net's own latent size and the VAE's number of halvings."""
-    size = unet.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    factor = 2 ** (len(vae.block_out_channels) - 1)
-    return (unet.in_channels, height, width), (height * factor, width * factor)
+def _check_fit(vae: Any, denoiser: Denoiser, source: Source) -> None:
+    """TeacherError unless the network maps the VAE's latents, scaled by one number, to latents."""
+    config = denoiser.network.config
+    channels = {vae.config.latent_channels, config.in_channels, config.out_channels}
+    if len(channels) > 1:
+        raise TeacherError(
+            f"the network of {source.name} reads {config.in_channels} channels and answers {config.out_channels}, its "
+            f"VAE has {vae.config.latent_channels}; a model for inpainting or the like is not a teacher"
+        )
+    if vae.config.get("latents_mean") is not None:
+        raise TeacherError(f"the VAE of {source.name} normalizes its latents by channel, which is not supported")
+
+
+def _offload(part: Any, device: torch.device) -> None:
+    try:
+        from accelerate import cpu_offload
+    except ImportError:
+        raise TeacherError("cpu_offload needs the package accelerate: pip install accelerate") from None
+    cpu_offload(part, device)
 
 
 def _use_plain_vae_attention(vae: Any) -> None:
-    """The VAE has one head as wide as 512 channels, for which plain products beat the fused kernels' backward."""
+    """The VAE has one head as wide as all its channels, for which plain products beat the fused kernels' backward."""
     from diffusers.models.attention_processor import AttnProcessor
 
     if hasattr(vae, "set_attn_processor"):

@@ -1,15 +1,14 @@
-"""Reading a Stable-Diffusion-layout model: where it is, its parts, its hash, and messages for what can go wrong."""
+"""Reading a model in diffusers' folder layout: where it is, its parts, its hash, and messages for what can go wrong."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
-from ..distillation.noise_schedule import NoiseSchedule
 from ..errors import TeacherError
 
 P = TypeVar("P")
@@ -41,16 +40,45 @@ def locate(name: str) -> Source:
 
 def load_part(cls: type[P], source: Source, part: str, **options: Any) -> P:
     """`cls.from_pretrained(location, subfolder=part)`; TeacherError names a part that is missing or damaged."""
+    folder = Path(source.location) / part
+    if folder.is_dir() and "use_safetensors" in options:
+        options["variant"] = _variant(folder)
+    with _problems_named(source, part):
+        return cls.from_pretrained(source.location, subfolder=part, **options)
+
+
+def load_config(cls: type, source: Source, part: str) -> dict[str, Any]:
+    """The configuration file of a part, a diffusers class `cls`, as it is."""
+    with _problems_named(source, part):
+        return cls.load_config(source.location, subfolder=part)
+
+
+def pipeline_class(source: Source) -> str:
+    """The pipeline a model belongs to: what its model_index.json says or, in a folder without one, its network."""
+    from diffusers import DiffusionPipeline, ModelMixin
+
     folder = Path(source.location)
-    if folder.is_dir() and not (folder / part).is_dir():
+    if not folder.is_dir() or (folder / "model_index.json").is_file():
+        with _problems_named(source, "model_index.json"):
+            return str(DiffusionPipeline.load_config(source.location)["_class_name"])
+    config = load_config(ModelMixin, source, "transformer" if (folder / "transformer").is_dir() else "unet")
+    if config.get("_class_name") == "UNet2DConditionModel":
+        return f"StableDiffusion{'XL' if config.get('addition_embed_type') == 'text_time' else ''}Pipeline"
+    name = str(config.get("_class_name"))
+    return "StableDiffusion3Pipeline" if name == "SD3Transformer2DModel" else f"folder with a {name}"
+
+
+@contextmanager
+def _problems_named(source: Source, part: str) -> Iterator[None]:
+    """TeacherErrors instead of whatever the library raises for a part that is missing or damaged."""
+    folder = Path(source.location)
+    if folder.is_dir() and not (folder / part).exists():
         raise TeacherError(
             f"{source.name} ({folder}) has no {part}/ folder; "
-            "a teacher is a Stable Diffusion folder with unet, vae and scheduler"
+            "a teacher is a folder in diffusers' layout, with vae, scheduler and unet (or transformer)"
         )
-    if (folder / part).is_dir() and "use_safetensors" in options:
-        options["variant"] = _variant(folder / part)
     try:
-        return cls.from_pretrained(source.location, subfolder=part, **options)
+        yield
     except ImportError:
         raise
     except Exception as problem:  # each library version and file damage raises its own type
@@ -61,19 +89,10 @@ def load_part(cls: type[P], source: Source, part: str, **options: Any) -> P:
         ) from problem
 
 
-def load_denoiser(source: Source, dtype: torch.dtype) -> tuple[Any, NoiseSchedule, str]:
-    """U-Net, noise schedule and prediction type (diffusers' name) of a model."""
-    from diffusers import DDIMScheduler, UNet2DConditionModel
-
-    scheduler = load_part(DDIMScheduler, source, "scheduler")
-    unet = load_part(UNet2DConditionModel, source, "unet", torch_dtype=dtype, use_safetensors=True)
-    return unet, NoiseSchedule(scheduler.alphas_cumprod), scheduler.config.prediction_type
-
-
 def _variant(folder: Path) -> str | None:
     """`fp16` if the folder holds only the half-precision copy of its weights."""
     names = [file.name for file in folder.glob("*.safetensors")]
-    return "fp16" if names and all(".fp16." in name for name in names) else None
+    return "fp16" if names and all(".fp16." in name or ".fp16-" in name for name in names) else None
 
 
 def _first_line(problem: Exception) -> str:
@@ -82,11 +101,11 @@ def _first_line(problem: Exception) -> str:
 
 
 def _folder_fingerprint(folder: Path) -> str:
-    """sha256 over the unet's and vae's weight files (name and content hash each); empty for anything but a folder."""
+    """sha256 over the network's and vae's weight files (name and content hash each); empty for anything but a folder."""
     if not folder.is_dir():
         return ""
     total = hashlib.sha256()
-    for file in sorted([*folder.glob("unet/*.safetensors"), *folder.glob("vae/*.safetensors")]):
+    for file in sorted(file for part in ("unet", "transformer", "vae") for file in folder.glob(f"{part}/*.safetensors")):
         digest = hashlib.sha256()
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):

@@ -1,21 +1,23 @@
-"""A trainable copy of a Stable Diffusion U-Net: low-rank updates of its attention (LoRA) and a camera condition.
+"""A trainable copy of a teacher's network: low-rank updates of its attention (LoRA) and a camera condition.
 
 ProlificDreamer's construction (Wang et al. 2023): rank 4 on query, key, value and output of every attention; the
-camera's 16 numbers pass a two-layer network whose output joins the embedding of t, as class labels do.
+camera's 16 numbers pass a two-layer network whose output joins the embedding of t, as class labels do. In SD3's
+transformer, the attentions are the projections of the image's tokens, and the pooled text joins the embedding of t too.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..distillation.trainable import CAMERA_NUMBERS, AdapterOptions
 from ..errors import ConfigError, TeacherError
-from .diffusers_teacher import PREDICTION_TYPES, no_autocast, weights_dtype
-from .loading import load_denoiser, locate
+from .denoisers import Denoiser, load_denoiser
+from .diffusers_teacher import no_autocast, weights_dtype
+from .loading import locate
 
 if TYPE_CHECKING:
     from .diffusers_teacher import DiffusersTeacher
@@ -37,14 +39,16 @@ class LoraPredictor:
                 "set system.guidance.enable_sequential_cpu_offload: false"
             )
         self.options, self.calls = teacher.options, teacher.calls
-        self.unet, self.prediction_type = _base(teacher, options.model)
-        _adapt(self.unet, options, generator)
+        self.denoiser = _base(teacher, options.model)
+        self.network, self.prediction_type = self.denoiser.network, self.denoiser.prediction_type
+        _adapt(self.denoiser, options, generator)
         self.adapter = nn.ParameterDict(
-            {_state_name(name): p for name, p in self.unet.named_parameters() if p.requires_grad}
+            {_state_name(name): p for name, p in self.network.named_parameters() if p.requires_grad}
         )
         if self.options.attention_slicing:
-            self.unet.set_attention_slice("auto")
-        self._run_unet = torch.compile(self.unet) if self.options.compile_unet else self.unet
+            self.denoiser.slice_attention()
+        if self.options.compile_unet:
+            self.denoiser.run = torch.compile(self.network)
         self.device: torch.device | None = None
 
     def predict(
@@ -55,13 +59,8 @@ class LoraPredictor:
         batch, dtype = len(noisy), weights_dtype(noisy.device, self.options)
         text = embedding.to(noisy.device, dtype).expand(batch, -1, -1)
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()), no_autocast(noisy):
-            output = self._run_unet(
-                noisy.to(dtype),
-                t.to(noisy.device),
-                encoder_hidden_states=text,
-                class_labels=None if camera is None else camera.to(noisy.device, torch.float32),
-                return_dict=False,
-            )[0].float()
+            camera = None if camera is None else camera.to(noisy.device)
+            output = self.denoiser(noisy.float(), t.to(noisy.device), text, camera)
         self.calls.forwards += batch
         self.calls.count_backward(output, batch)
         return output
@@ -70,62 +69,61 @@ class LoraPredictor:
         """Move; the frozen weights' type follows the device as the teacher's does."""
         if x.device == self.device:
             return
-        self.unet.to(x.device)
+        self.network.to(x.device)
         dtype = weights_dtype(x.device, self.options)
-        for parameter in self.unet.parameters():
+        for parameter in self.network.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
         self.device = x.device
 
 
-def _base(teacher: DiffusersTeacher, model: str | None) -> tuple[Any, str]:
-    """(U-Net, prediction type) to put the updates on."""
+def _base(teacher: DiffusersTeacher, model: str | None) -> Denoiser:
+    """The network to put the updates on."""
+    mine = teacher.denoiser
     if model in (None, teacher.name) or locate(model).location == teacher.location:
-        # The copy has modules of its own around the very same tensors: no second U-Net in memory, and nothing that
+        # The copy has modules of its own around the very same tensors: no second network in memory, and nothing that
         # is changed here (updates, camera) can be seen in the teacher.
-        tensors = [*teacher.unet.parameters(), *teacher.unet.buffers()]
-        return copy.deepcopy(teacher.unet, {id(tensor): tensor for tensor in tensors}), teacher.prediction_type
-    unet, schedule, prediction_type = load_denoiser(locate(model), teacher.dtype)
-    here, there = teacher.schedule.alpha_bar, schedule.alpha_bar
-    mine = (teacher.unet.config.in_channels, teacher.unet.config.cross_attention_dim)
-    its = (unet.config.in_channels, unet.config.cross_attention_dim)
+        tensors = [*mine.network.parameters(), *mine.network.buffers()]
+        return mine.with_network(copy.deepcopy(mine.network, {id(tensor): tensor for tensor in tensors}))
+    other = load_denoiser(locate(model), teacher.dtype)
+    here, there = mine.schedule.alpha_bar, other.schedule.alpha_bar
     problem = None
-    if here.shape != there.shape or not torch.allclose(here, there, atol=1e-6):
+    if type(mine) is not type(other):
+        problem = f"a network of another kind ({type(other).__name__} instead of {type(mine).__name__})"
+    elif here.shape != there.shape or not torch.allclose(here, there, atol=1e-6):
         problem = "another noise schedule"
-    elif mine != its:
-        problem = f"{its[0]} latent channels and texts of width {its[1]}, the teacher {mine[0]} and {mine[1]}"
-    elif prediction_type not in PREDICTION_TYPES:
-        problem = f"predictions of the kind {prediction_type!r}"
+    elif (mine.latent_shape[0], mine.text) != (other.latent_shape[0], other.text):
+        problem = (
+            f"{other.latent_shape[0]} latent channels and texts of width {other.text.width}, the teacher "
+            f"{mine.latent_shape[0]} and {mine.text.width}"
+        )
     if problem:
         raise TeacherError(
             f"{model} cannot learn beside {teacher.name}: it has {problem}. Leave the name of the LoRA's model out (or "
             "give the teacher's) to train on the teacher's own weights"
         )
-    return unet.eval().requires_grad_(False), prediction_type
+    other.network.eval().requires_grad_(False)
+    return other
 
 
-def _adapt(unet: Any, options: AdapterOptions, generator: torch.Generator) -> None:
-    """Put the trainable parts into `unet`, in place."""
+def _adapt(denoiser: Denoiser, options: AdapterOptions, generator: torch.Generator) -> None:
+    """Put the trainable parts into the network, in place."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise TeacherError("training a LoRA copy of the teacher needs the package peft: pip install peft") from None
-    from diffusers.models.embeddings import TimestepEmbedding
-
-    if options.camera and unet.class_embedding is not None:
-        raise TeacherError("this U-Net has class labels of its own, so it cannot be told the camera that way")
-    device = next(unet.parameters()).device
+    network = denoiser.network
+    device = next(network.parameters()).device
     alpha = options.rank * options.scale  # peft multiplies the updates by alpha / rank
     config = LoraConfig(r=options.rank, lora_alpha=alpha, target_modules=TARGETS, init_lora_weights="gaussian")
     with torch.random.fork_rng(devices=[]):  # layers initialize from the global generator; leave it as it was
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        inject_adapter_in_model(config, unet)
+        inject_adapter_in_model(config, network)
         if options.camera:
-            width = unet.time_embedding.linear_2.out_features
-            unet.class_embedding = TimestepEmbedding(CAMERA_NUMBERS, width).to(device)
-    for parameter in unet.parameters():
+            denoiser.add_camera()
+    for parameter in network.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(device, torch.float32)
 
 
 def _state_name(name: str) -> str:

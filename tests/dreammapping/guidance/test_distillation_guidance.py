@@ -97,8 +97,8 @@ def test_the_loss_equals_the_formula_by_hand(build):
     alpha_bar = teacher.schedule.alpha_bar[t].float().view(-1, 1, 1, 1)
     x = (alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise).detach()
     with torch.no_grad():
-        cond = teacher.unet(x, t, prompts.parts["cond"]).sample
-        empty = teacher.unet(x, t, prompts.empty_text_embeddings.expand(B, -1, -1)).sample
+        cond = teacher.network(x, t, prompts.parts["cond"]).sample
+        empty = teacher.network(x, t, prompts.empty_text_embeddings.expand(B, -1, -1)).sample
     g = (1 - alpha_bar) * (cond + 3.0 * (cond - empty) - noise)
     (expected,) = torch.autograd.grad((latents * g).sum() / B, image)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-3)
@@ -208,10 +208,10 @@ def test_a_restored_guidance_takes_the_same_next_step(build):
 def test_the_state_holds_the_operator_and_not_the_teacher(build):
     guidance = build(loss={"type": "vdm", "operator": "linear"})
     assert sorted(guidance.state_dict()) == ["_extra_state", "loss.operator.weight"]
-    teacher = {p.data_ptr() for part in (guidance.teacher.unet, guidance.teacher.vae) for p in part.parameters()}
+    teacher = {p.data_ptr() for part in (guidance.teacher.network, guidance.teacher.vae) for p in part.parameters()}
     assert not teacher & {p.data_ptr() for p in guidance.parameters()}
     guidance.half()
-    assert guidance.teacher.unet.dtype == torch.float32
+    assert guidance.teacher.network.dtype == torch.float32
 
 
 def test_seeds(build):

@@ -106,16 +106,16 @@ def test_vsd_trains_the_lora_and_the_camera_and_nothing_of_the_teacher(build, lo
     assert any("class_embedding" in name for name in named) and any("lora_A" in name for name in named)
     # B starts at zero, so A gets no gradient in the first step.
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for name, p in named.items() if "lora_A" not in name)
-    assert all(p.grad is None and not p.requires_grad for p in guidance.teacher.unet.parameters())
-    assert not {p.data_ptr() for p in guidance.teacher.unet.parameters()} & {p.data_ptr() for p in named.values()}
+    assert all(p.grad is None and not p.requires_grad for p in guidance.teacher.network.parameters())
+    assert not {p.data_ptr() for p in guidance.teacher.network.parameters()} & {p.data_ptr() for p in named.values()}
 
 
 def test_one_set_of_weights_serves_teacher_and_copy(build, folders):
     single, double = build(StableDiffusionVSDGuidance), build(StableDiffusionVSDGuidance, lora="v")
     for guidance, shared in ((single, True), (double, False)):
-        frozen = {p.data_ptr() for p in guidance.loss.copy.unet.parameters() if not p.requires_grad}
-        assert (frozen == {p.data_ptr() for p in guidance.teacher.unet.parameters()}) == shared
-        assert guidance.teacher.unet.class_embedding is None
+        frozen = {p.data_ptr() for p in guidance.loss.copy.network.parameters() if not p.requires_grad}
+        assert (frozen == {p.data_ptr() for p in guidance.teacher.network.parameters()}) == shared
+        assert guidance.teacher.network.class_embedding is None
     assert (single.loss.copy.prediction_type, double.loss.copy.prediction_type) == ("epsilon", "v_prediction")
 
 

@@ -54,8 +54,8 @@ def test_predictions_equal_the_networks_converted(folders, kind):
 
 def test_all_embeddings_go_through_the_network_together(teacher, monkeypatch):
     sizes = []
-    original = teacher._run_unet
-    monkeypatch.setattr(teacher, "_run_unet", lambda x, *a, **k: sizes.append(len(x)) or original(x, *a, **k))
+    original = teacher.denoiser.run
+    monkeypatch.setattr(teacher.denoiser, "run", lambda x, *a, **k: sizes.append(len(x)) or original(x, *a, **k))
     before = teacher.calls.forwards
     teacher.predict(noisy(), T, {**texts(), "negative": texts()["empty"]})
     assert sizes == [6] and teacher.calls.forwards - before == 6
@@ -69,7 +69,7 @@ def test_gradients_flow_only_on_request(teacher):
     teacher.predict(x, T, text, differentiable=True)["cond"].sum().backward()
     assert x.grad.abs().sum() > 0 and text["cond"].grad.abs().sum() > 0
     assert teacher.calls.backwards - before == 4  # one call of two images under two names
-    assert all(p.grad is None and not p.requires_grad for p in teacher.unet.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in teacher.network.parameters())
 
 
 def test_encoding_samples_the_posterior_with_gradient(teacher, folders):
@@ -116,9 +116,9 @@ def test_half_precision_stays_off_the_cpu(folders):
     teacher = DiffusersTeacher.load(
         str(folders["epsilon"]), TeacherOptions(half_precision=True, attention_slicing=True)
     )
-    assert {p.dtype for part in (teacher.unet, teacher.vae) for p in part.parameters()} == {torch.float32}
+    assert {p.dtype for part in (teacher.network, teacher.vae) for p in part.parameters()} == {torch.float32}
     teacher = DiffusersTeacher.load(str(folders["epsilon"]), TeacherOptions(bfloat16_on_cpu=True))
-    assert {p.dtype for p in teacher.unet.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in teacher.network.parameters()} == {torch.bfloat16}
     eps = teacher.predict(noisy(), T, texts())["cond"]
     exact = DiffusersTeacher.load(str(folders["epsilon"])).predict(noisy(), T, texts())["cond"]
     assert eps.dtype == torch.float32
@@ -129,7 +129,7 @@ def test_half_precision_stays_off_the_cpu(folders):
 def test_on_cuda_it_is_half_precision_and_close(folders):
     exact = DiffusersTeacher.load(str(folders["v_prediction"]))
     half = DiffusersTeacher.load(str(folders["v_prediction"]), device="cuda")
-    assert half.unet.dtype == half.vae.dtype == torch.float16
+    assert half.network.dtype == half.vae.dtype == torch.float16
     a, b = (t.predict(noisy().to(d), T, texts())["cond"].cpu() for t, d in ((exact, "cpu"), (half, "cuda")))
     assert b.dtype == torch.float32 and (a - b).norm() < 0.02 * a.norm()
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -137,7 +137,7 @@ def test_on_cuda_it_is_half_precision_and_close(folders):
     assert (a - b).norm() < 0.02 * a.norm()
     # A teacher follows its input; back on the CPU it must not stay in half precision.
     half.predict(noisy(), T, texts())
-    assert half.unet.dtype == torch.float32
+    assert half.network.dtype == torch.float32
 
 
 def test_weights_that_exist_only_in_half_precision_load(folders, tmp_path):

@@ -1,4 +1,4 @@
-"""Prompts for models in Stable Diffusion's layout: a CLIP tokenizer and text encoder in subfolders."""
+"""Prompts for models in Stable Diffusion's layout: tokenizers and text encoders in subfolders."""
 
 from __future__ import annotations
 
@@ -15,38 +15,10 @@ import torch
 from threestudio import register, warn
 from threestudio.errors import PretrainedError
 from threestudio.models.prompt_processors.base import PromptProcessor, hash_prompt
+from threestudio.models.prompt_processors.text_encoders import SD, encode_prompts, load_tokenizer, pipeline_class
 from threestudio.utils.files import atomic_path
 from threestudio.utils.misc import get_device
-from threestudio.utils.pretrained import ResolvedPretrained, fingerprint, load_part, resolve_pretrained
-
-
-def load_tokenizer(resolved: ResolvedPretrained) -> tuple[Any, int]:
-    """The tokenizer and the number of tokens L the text encoder takes."""
-    from transformers import CLIPTokenizer
-
-    tokenizer = load_part(CLIPTokenizer.from_pretrained, resolved, "tokenizer")
-    config = resolved.path / "text_encoder" / "config.json"
-    positions = tokenizer.model_max_length  # astronomically large if the tokenizer's files don't say
-    if config.is_file():
-        positions = json.loads(config.read_text(encoding="utf-8")).get("max_position_embeddings", positions)
-    return tokenizer, min(int(positions), int(tokenizer.model_max_length))
-
-
-def load_text_encoder(resolved: ResolvedPretrained) -> Any:
-    """The CLIP text model in float32; PretrainedError if some of its weights are missing."""
-    from transformers import CLIPTextModel
-
-    model, report = load_part(
-        CLIPTextModel.from_pretrained, resolved, "text_encoder", use_safetensors=True, output_loading_info=True
-    )
-    missing = sorted(key for key in report["missing_keys"] if not key.endswith("position_ids"))
-    if missing:
-        raise PretrainedError(
-            f"The weights in {resolved.path / 'text_encoder'} lack {len(missing)} tensors, such as "
-            f"{missing[0]}; the model "
-            "would answer at random. Get the folder again."
-        )
-    return model.float().eval()
+from threestudio.utils.pretrained import ResolvedPretrained, fingerprint, resolve_pretrained
 
 
 def cut_off(prompt: str, tokenizer: Any, length: int) -> str:
@@ -70,7 +42,8 @@ def _words(text: Any) -> list[str]:
 
 @register("stable-diffusion-prompt-processor")
 class StableDiffusionPromptProcessor(PromptProcessor):
-    """CLIP's last hidden states, padded to the tokenizer's length."""
+    """CLIP's last hidden states, padded to the tokenizer's length; for SDXL and SD3, all that their pipelines make of
+    a prompt, in one tensor (see text_encoders.py)."""
 
     @dataclass
     class Config(PromptProcessor.Config):
@@ -90,8 +63,10 @@ class StableDiffusionPromptProcessor(PromptProcessor):
     def _text_fingerprint(self) -> str:
         """Of everything embeddings depend on: the weights and the tokenizer's files."""
         path = self.resolved.path
-        tokenizer_files = sorted(file for file in (path / "tokenizer").glob("*") if file.is_file())
-        return hash_prompt(self.resolved.fingerprint, fingerprint(path, tokenizer_files))
+        files = sorted(file for file in path.glob("tokenizer*/*") if file.is_file())
+        if pipeline_class(self.resolved) != SD:
+            files.append(path / "model_index.json")  # says what an empty prompt is
+        return hash_prompt(self.resolved.fingerprint, fingerprint(path, [file for file in files if file.is_file()]))
 
     def check_prompts(self) -> None:
         """Warn of prompts that are too long, and of words a small model with a vocabulary.json has never seen."""
@@ -135,13 +110,7 @@ class StableDiffusionPromptProcessor(PromptProcessor):
     def spawn_func(pretrained_model_name_or_path: str, prompts: list[str], cache_dir: str) -> None:
         """Encode prompts and write one float32 tensor [L, E] each."""
         resolved = resolve_pretrained(pretrained_model_name_or_path)
-        tokenizer, length = load_tokenizer(resolved)
-        device = get_device()
-        text_encoder = load_text_encoder(resolved).to(device)
-        for prompt in prompts:
-            # One at a time: in a batch, rounding would make an embedding depend on its neighbors.
-            tokens = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-            embedding = text_encoder(tokens.input_ids.to(device))[0][0].cpu().clone()
+        for prompt, embedding in zip(prompts, encode_prompts(resolved, prompts, get_device())):
             name = f"{hash_prompt(pretrained_model_name_or_path, prompt)}.pt"
             with atomic_path(Path(cache_dir) / name) as temporary, open(temporary, "wb") as file:
                 torch.save(embedding, file)
