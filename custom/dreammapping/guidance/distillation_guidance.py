@@ -145,6 +145,14 @@ class DreamMappingGuidance(BaseModule):
             return F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
         return self.teacher.encode(images, self.distiller.generator)
 
+    @property
+    def trained_by_system(self) -> list[torch.nn.Parameter]:
+        """Parameters that the system's optimizer must train, because the loss has no optimizer of its own for them.
+
+        Systems of our core refuse to train without them.
+        """
+        return [] if self.loss.update is not None else list(self.loss.parameters())
+
     def get_extra_state(self) -> dict[str, Any]:
         """The auxiliary optimizer and the random state: tensors and plain values."""
         return self.distiller.state_dict()
