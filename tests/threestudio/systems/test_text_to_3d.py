@@ -219,7 +219,6 @@ def test_one_step_minimizes_the_weighted_terms(name, monkeypatch):
         ("dreamfusion-system", {"lambda_sparsity": 1.0}, "system.loss.lambda_sds is missing: text3d-test-guidance"),
         ("dreamfusion-system", {"lambda_sds": 1.0, "lambda_sparsity": 1.0}, "system.loss.lambda_opaque is missing"),
         ("dreamfusion-system", {**LOSS, "lambda_orient": 1.0}, "lambda_orient needs normals"),
-        ("prolificdreamer-system", LOSS, "system.loss.lambda_z_variance is missing"),
     ],
 )
 def test_missing_weights_and_normals_are_told(name, loss, message, monkeypatch):
@@ -293,7 +292,7 @@ def test_a_guidance_with_an_entry_is_trained(tmp_path):
     optimizer = {"name": "Adam", "args": {"lr": 0.05}, "params": {"geometry": {}, "guidance": {"lr": 0.1}}}
     system = build(
         "prolificdreamer-system", guidance_type="text3d-test-trainable-guidance",
-        loss={**LOSS, "lambda_scale": 1.0, "lambda_z_variance": 0.0}, optimizer=optimizer,
+        loss={**LOSS, "lambda_scale": 1.0}, optimizer=optimizer,
     )  # fmt: skip
     fit(system, tmp_path, steps=1)
     assert system.guidance.scale.item() == pytest.approx(0.9, abs=1e-4)
