@@ -25,6 +25,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import threestudio
+from threestudio.coverage import check_coverage
 from threestudio.errors import ConfigError, UserError, suggest
 from threestudio.extensions import describe, load_extensions
 from threestudio.utils.callbacks import (
@@ -142,6 +143,7 @@ def read_run_config(
 ) -> tuple[DictConfig, PresetChoice]:
     """Config file < preset overlays < command line, resolved and checked at the top level."""
     merged = merge_config(path, cli_args=overrides)
+    check_coverage(merged)  # before values are asked for that would not help
     choice = choose_preset(preset, path, merged, cuda=use_cuda)
     if choice.files:
         merged = merge_config(path, *choice.files, cli_args=overrides)

@@ -17,7 +17,7 @@ STAGES = ("coarse", "geometry", "texture")
 
 @threestudio.register("prolificdreamer-system")
 class ProlificDreamerSystem(TextTo3DSystem):
-    """Guidance and the terms orient, sparsity, opaque; z_variance and eikonal where the renderer gives what they need.
+    """Guidance and the terms orient, sparsity, opaque; z_variance if its weight is given; eikonal where there is an SDF.
 
     The guidance is built with the system: what it trains (a LoRA) belongs to `system.optimizer` and the checkpoint.
     So testing and exporting load its diffusion models, too.
@@ -47,7 +47,7 @@ class ProlificDreamerSystem(TextTo3DSystem):
 
     def regularization(self, out: Mapping[str, Any]) -> Tensor:
         total = super().regularization(out)
-        if "z_variance" in out:
+        if "z_variance" in out and "lambda_z_variance" in self.cfg.loss:  # one of threestudio's configs has no weight
             total = total + self.regularizer("z_variance", out)
         if "sdf_grad" in out:
             total = total + self.regularizer("eikonal", out)

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 import threestudio
 from threestudio.errors import CheckpointError
-from threestudio.systems.utils import parse_optimizer, parse_scheduler
+from threestudio.systems.utils import check_all_trained, parse_optimizer, parse_scheduler
 from threestudio.utils.base import Updateable, update_all, update_all_end
 from threestudio.utils.checkpoint import read_checkpoint
 from threestudio.utils.config import parse_structured
@@ -152,6 +152,9 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         """Runs before each optimizer step, with the gradients there."""
 
     # ---- hooks around batches ----
+
+    def on_train_start(self) -> None:
+        check_all_trained(self, self.trainer.optimizers)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int, unused: int = 0) -> None:
         self._start_batch(batch, "train", self.trainer.train_dataloader)

@@ -15,6 +15,7 @@ from threestudio.errors import ConfigError, suggest
 from threestudio.systems.optimizers import Adan
 
 __all__ = [
+    "check_all_trained",
     "get_parameters",
     "get_scheduler",
     "getattr_recursive",
@@ -82,6 +83,25 @@ def parse_optimizer(config: Any, model: nn.Module) -> Optimizer:
             _check_arguments(cls, options or {}, f"system.optimizer.params.{path}")
             groups.append({"params": list(get_parameters(model, path)), "name": path, **(options or {})})
     return cls(groups, **arguments)
+
+
+def check_all_trained(system: nn.Module, optimizers: Iterable[Optimizer]) -> None:
+    """What a part leaves to the system's optimizer must be in it; else it would silently stay as it began.
+
+    A part says so with an attribute `trained_by_system`: its parameters that no optimizer of its own trains.
+
+    Raises:
+        ConfigError: some of them are in none of the `optimizers`, with the entry that is missing.
+    """
+    trained = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    for name, module in system.named_modules():
+        left = [p for p in getattr(module, "trained_by_system", ()) if p.requires_grad and id(p) not in trained]
+        if left:
+            raise ConfigError(
+                f"system.optimizer.params has no entry for {name}: {len(left)} parameters of {type(module).__name__}, "
+                f"which the system's optimizer should train, would stay as they began. Add {name}: {{lr: 0.0001}}, and "
+                f"take a system that builds its {name} before the optimizer, such as prolificdreamer-system."
+            )
 
 
 def get_scheduler(name: str) -> type:

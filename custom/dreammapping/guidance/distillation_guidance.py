@@ -150,6 +150,14 @@ class DreamMappingGuidance(BaseModule):
         with torch.autocast(latents.device.type, enabled=False):
             return self.teacher.decode(latents.float())
 
+    @property
+    def trained_by_system(self) -> list[torch.nn.Parameter]:
+        """Parameters that the system's optimizer must train, because the loss has no optimizer of its own for them.
+
+        Systems of our core refuse to train without them.
+        """
+        return [] if self.loss.update is not None else list(self.loss.parameters())
+
     def get_extra_state(self) -> dict[str, Any]:
         """The auxiliary optimizer and the random state: tensors and plain values."""
         return self.distiller.state_dict()

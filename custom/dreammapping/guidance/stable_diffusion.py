@@ -138,7 +138,11 @@ class StableDiffusionVSDGuidance(_StableDiffusionGuidance):
     """Variational Score Distillation (ProlificDreamer) as threestudio's class of this name does it.
 
     Returns `loss_vsd` and `loss_lora`. The LoRA and the camera embedding are this module's parameters and are trained
-    by the system's optimizer through `loss_lora` (`system.optimizer.params.guidance: {lr: 0.0001}`).
+    by the system's optimizer through `loss_lora` (`system.optimizer.params.guidance: {lr: 0.0001}`). A system of our
+    core refuses to train without that entry.
+
+    With `half_precision_weights` on CUDA the frozen weights are float16, the trained ones float32, and `loss_lora` is
+    not scaled: as in threestudio, where only `trainer.precision: 16-mixed` scales the whole loss.
 
     `guidance_scale` S means e_n + S (e_c - e_n), n the negative prompt: the usual definition. Unlike in threestudio,
     Perp-Neg is not ignored, and with `guidance_scale_lora` 1 the LoRA is asked once instead of twice.

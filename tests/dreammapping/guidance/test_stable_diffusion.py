@@ -10,6 +10,7 @@ import torch
 from dreammapping.guidance import DreamMappingGuidance, StableDiffusionGuidance, StableDiffusionVSDGuidance
 from dreammapping.guidance.stable_diffusion import register_if_free
 from omegaconf import OmegaConf
+from threestudio.systems.utils import check_all_trained, parse_optimizer
 
 from tests.dreammapping.guidance.test_distillation_guidance import B, Prompts, call, rgb
 from tests.helpers.tiny_teacher import make_tiny_teacher
@@ -169,6 +170,30 @@ def test_samples_of_teacher_and_lora(build):
     for draw in (guidance.sample, guidance.sample_lora):
         first, again = (draw(prompt_utils=Prompts(), **views, **CAMERA) for _ in range(2))
         assert first.shape == (B, 32, 32, 3) and torch.equal(first, again) and first.std() > 0
+
+
+def test_the_lora_must_be_in_the_systems_optimizer(build):
+    """An error before the first step, instead of a run whose LoRA stays as it began."""
+    system = torch.nn.Module()
+    system.geometry = torch.nn.Linear(2, 2)
+    system.guidance = build(StableDiffusionVSDGuidance)
+    optimizer = {"name": "AdamW", "params": {"geometry": {"lr": 0.01}}}
+    with pytest.raises(ValueError, match=r"params has no entry for guidance.*Add guidance: \{lr: 0.0001\}") as caught:
+        check_all_trained(system, [parse_optimizer(optimizer, system)])
+    assert caught.value.is_user_error
+    check_all_trained(system, [parse_optimizer({**optimizer, "params": {"guidance": {"lr": 1e-4}}}, system)])
+    check_all_trained(system, [parse_optimizer({"name": "AdamW"}, system)])  # without params everything is trained
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [({"type": "sds"}, 0), ({"type": "vdm"}, 0), ({"type": "vsd"}, 0), ({"type": "vsd", "lora_opt": None}, None)],
+)
+def test_what_a_loss_trains_itself_is_not_asked_of_the_system(build, loss, expected):
+    guidance = build(DreamMappingGuidance, loss=loss, anchor="negative")
+    every = list(guidance.loss.parameters())
+    assert len(guidance.trained_by_system) == (len(every) if expected is None else expected)
+    assert expected == 0 or len(every) > 0
 
 
 @pytest.mark.parametrize(

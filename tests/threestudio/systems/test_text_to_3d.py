@@ -85,6 +85,23 @@ class NoisyGuidance(BaseModule):
         return {"loss_sds": (rgb - target).square().sum(), "grad_norm": torch.ones(()), "many": torch.ones(2)}
 
 
+@threestudio.register("text3d-test-trainable-guidance")
+class TrainableGuidance(NoisyGuidance):
+    """Has a parameter that it leaves to the system's optimizer."""
+
+    def configure(self):
+        super().configure()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    @property
+    def trained_by_system(self):
+        return [self.scale]
+
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        return {**out, "loss_scale": self.scale.square()}
+
+
 class Cameras(pl.LightningDataModule):
     def _loader(self, count):
         item = {
@@ -202,7 +219,6 @@ def test_one_step_minimizes_the_weighted_terms(name, monkeypatch):
         ("dreamfusion-system", {"lambda_sparsity": 1.0}, "system.loss.lambda_sds is missing: text3d-test-guidance"),
         ("dreamfusion-system", {"lambda_sds": 1.0, "lambda_sparsity": 1.0}, "system.loss.lambda_opaque is missing"),
         ("dreamfusion-system", {**LOSS, "lambda_orient": 1.0}, "lambda_orient needs normals"),
-        ("prolificdreamer-system", LOSS, "system.loss.lambda_z_variance is missing"),
     ],
 )
 def test_missing_weights_and_normals_are_told(name, loss, message, monkeypatch):
@@ -263,3 +279,20 @@ def test_an_untrained_dreamfusion_takes_weights_of_a_run_and_leaves_its_guidance
     assert torch.equal(system.geometry.color, trained)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(trained, build().geometry.color)
+
+
+@pytest.mark.parametrize("name", ["dreamfusion-system", "prolificdreamer-system"])
+def test_a_guidance_without_an_entry_in_the_optimizer_is_an_error(tmp_path, name):
+    guidance = {"guidance_type": "text3d-test-trainable-guidance", "loss": {**LOSS, "lambda_scale": 1.0}}
+    with pytest.raises(ConfigError, match="params has no entry for guidance: 1 parameters of TrainableGuidance"):
+        fit(build(name, **guidance), tmp_path, steps=1)
+
+
+def test_a_guidance_with_an_entry_is_trained(tmp_path):
+    optimizer = {"name": "Adam", "args": {"lr": 0.05}, "params": {"geometry": {}, "guidance": {"lr": 0.1}}}
+    system = build(
+        "prolificdreamer-system", guidance_type="text3d-test-trainable-guidance",
+        loss={**LOSS, "lambda_scale": 1.0}, optimizer=optimizer,
+    )  # fmt: skip
+    fit(system, tmp_path, steps=1)
+    assert system.guidance.scale.item() == pytest.approx(0.9, abs=1e-4)

@@ -17,10 +17,10 @@ from threestudio.utils.ops import get_activation
 
 @register("textured-background")
 class TexturedBackground(BaseBackground):
-    """A learned panorama in equirectangular projection, which starts as noise.
+    """A learned panorama in equirectangular projection, which starts as noise. It lies on its side, as threestudio's.
 
-    Columns go round the z axis: azimuth -180 to 180 degrees from left to right, and the left and right edges meet. Rows
-    go from straight up (+z) at the top to straight down.
+    Rows go round the z axis: azimuth -180 to 180 degrees from the first to the last, and these two meet. Columns go
+    from straight up (+z) at the left to straight down.
     """
 
     @dataclass
@@ -28,7 +28,7 @@ class TexturedBackground(BaseBackground):
         n_output_dims: int = 3
         height: int = 64
         width: int = 64
-        """Size of the panorama in texels."""
+        """Texels around and from top to bottom."""
         color_activation: str = "sigmoid"
 
     cfg: Config
@@ -42,12 +42,12 @@ class TexturedBackground(BaseBackground):
     def forward(self, dirs: Tensor) -> Tensor:
         """Directions [B, H, W, 3], of any length but zero -> colors [B, H, W, n_output_dims]."""
         x, y, z = dirs.reshape(-1, 3).unbind(-1)
-        across = torch.atan2(y, x) / math.pi  # [-1, 1], the azimuth
+        around = torch.atan2(y, x) / math.pi  # [-1, 1], the azimuth
         down = torch.atan2(torch.hypot(x, y), z) / math.pi * 2.0 - 1.0  # [-1, 1], the angle to +z
-        # One more column on each side, so that sampling at the seam sees its neighbor round the corner.
-        texture = F.pad(self.texture, (1, 1, 0, 0), mode="circular")
-        width = self.cfg.width
-        grid = torch.stack([across * width / (width + 2), down], dim=-1).to(texture.dtype)[None, :, None]
+        # One more row on each side, so that sampling at the seam sees its neighbor round the corner.
+        texture = F.pad(self.texture, (0, 0, 1, 1), mode="circular")
+        height = self.cfg.height
+        grid = torch.stack([down, around * height / (height + 2)], dim=-1).to(texture.dtype)[None, :, None]
         color = F.grid_sample(texture, grid, mode="bilinear", padding_mode="border", align_corners=False)
         color = color[0, :, :, 0].T.reshape(*dirs.shape[:-1], self.cfg.n_output_dims)
         return get_activation(self.cfg.color_activation)(color)

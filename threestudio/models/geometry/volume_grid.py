@@ -16,7 +16,7 @@ from threestudio.models.geometry.density import central_difference_normal, cone_
 from threestudio.utils.ops import get_activation
 from threestudio.utils.schedules import is_number
 
-NORMAL_TYPES = ("finite_difference", "pred")
+NORMAL_TYPES = ("finite_difference", "finite_difference_laplacian", "pred")
 NORMAL_EPS = 1e-3
 """World units; fixed, as upstream's."""
 
@@ -43,7 +43,7 @@ class VolumeGrid(BaseImplicitGeometry):
         density_blob_std: float = 0.5
         """Radius of the blob, world units."""
         normal_type: Optional[str] = "finite_difference"
-        """Central differences; "pred", from voxels of their own; null for none."""
+        """Central differences, by either name; "pred", from voxels of their own; null for none."""
         isosurface_threshold: Union[float, str] = "auto"
 
     cfg: Config
@@ -99,7 +99,7 @@ class VolumeGrid(BaseImplicitGeometry):
         return output
 
     def _normal(self, points: Tensor) -> Tensor:
-        if self.cfg.normal_type == "finite_difference":
+        if self.cfg.normal_type in ("finite_difference", "finite_difference_laplacian"):
             return central_difference_normal(self.forward_density, points, NORMAL_EPS, self.cfg.radius)
         if self.cfg.normal_type == "pred":
             return F.normalize(self._voxels(points, self.normal_grid), dim=-1)

@@ -113,5 +113,5 @@ class DiffuseWithPointLightMaterial(BaseMaterial):
         self.ambient_only = global_step < self.cfg.ambient_only_steps
 
     def export(self, features: Tensor, **kwargs: Any) -> dict[str, Any]:
-        """`albedo` [..., 3]."""
-        return {"albedo": get_activation(self.cfg.albedo_activation)(features[..., :3])}
+        """`albedo` [..., 3] in [0, 1]."""
+        return {"albedo": get_activation(self.cfg.albedo_activation)(features[..., :3]).clamp(0.0, 1.0)}

@@ -30,7 +30,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
     - `comp_rgb`, `comp_rgb_fg`, `comp_rgb_bg` [B, H, W, C]: the image, the object's part of it (premultiplied with
       opacity), the background alone;
     - `opacity`, `depth`, `z_variance` [B, H, W, 1]: the weights' sum, their sum times t (not divided by opacity), and
-      times the squared distance from that depth (zero where opacity is at most 0.5);
+      the variance of t under the weights divided by their sum (zero where opacity is at most 0.5; HiFA, Zhu et al. 2023);
     - `comp_normal` [B, H, W, 3]: (n + 1) / 2 * opacity of the mean normal n, if the material requires normals; in
       training only with `return_comp_normal`;
     - in training, of the samples: `weights`, `t_points`, `t_intervals` [N, 1], `t_dirs`, `points` [N, 3], `ray_indices`
@@ -231,7 +231,8 @@ class NeRFVolumeRenderer(VolumeRenderer):
         weights = render_weight_from_density(t_starts, t_ends, found["density"][..., 0], ray_indices).weights
         gather = partial(accumulate_along_rays, weights, ray_indices=ray_indices, n_rays=len(rays.origins))
         opacity, depth, comp_rgb_fg = gather(None), gather(t_points[:, None]), gather(rgb)
-        z_variance = gather((t_points[:, None] - depth.index_select(0, ray_indices)) ** 2)
+        seen = opacity.clamp(min=1e-5)  # HiFA's variance is that of the weights made to sum to 1
+        z_variance = gather((t_points[:, None] - (depth / seen).index_select(0, ray_indices)) ** 2) / seen
         learned_bg = self.background(dirs=rays_d)
         behind = background_behind(learned_bg, bg_color).reshape(len(opacity), -1)
         images = {

@@ -19,15 +19,15 @@ def direction(azimuth, polar):
 
 def build(**config):
     torch.manual_seed(0)
-    return find("textured-background")({"height": 4, "width": 8, "color_activation": "none", **config})
+    return find("textured-background")({"height": 8, "width": 4, "color_activation": "none", **config})
 
 
 def test_texels_are_seen_at_their_centers():
     background = build()
-    assert background.texture.shape == (1, 3, 4, 8)
-    for row in range(4):
-        for column in range(8):
-            seen = background(dirs=direction((column + 0.5) / 8 * 360 - 180, (row + 0.5) / 4 * 180))
+    assert background.texture.shape == (1, 3, 8, 4)
+    for row in range(8):
+        for column in range(4):
+            seen = background(dirs=direction((row + 0.5) / 8 * 360 - 180, (column + 0.5) / 4 * 180))
             torch.testing.assert_close(seen[0, 0, 0], background.texture[0, :, row, column], atol=1e-4, rtol=1e-4)
 
 
@@ -36,7 +36,7 @@ def test_it_is_continuous_round_the_seam_and_blends_neighbors():
     left, right = (background(dirs=direction(angle, 60.0)) for angle in (-179.999, 179.999))
     torch.testing.assert_close(left, right, atol=1e-3, rtol=0)
     seam = background(dirs=direction(180.0, (1 + 0.5) / 4 * 180))[0, 0, 0]
-    expected = (background.texture[0, :, 1, 0] + background.texture[0, :, 1, 7]) / 2
+    expected = (background.texture[0, :, 0, 1] + background.texture[0, :, 7, 1]) / 2
     torch.testing.assert_close(seam, expected, atol=1e-4, rtol=1e-4)
 
 

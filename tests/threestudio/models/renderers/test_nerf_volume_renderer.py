@@ -52,8 +52,9 @@ def test_opacity_of_a_ball_through_the_grid(training):
     assert 0 < exact.min() + exact.max() and (exact == 0).any()
 
 
-def test_depth_and_spread_of_a_ball():
-    sigma, radius = 12.0, 0.5
+@pytest.mark.parametrize("sigma", [12.0, 1.2])
+def test_depth_and_spread_of_a_ball(sigma):
+    radius = 0.5
     renderer = build({"num_samples_per_ray": 1024}, {"peak": sigma, "spread": radius, "hard": True})
     renderer.update_step(0, 0)
     batch = {"rays_o": torch.tensor([[[[2.0, 0.0, 0.0]]]]), "rays_d": torch.tensor([[[[-1.0, 0.0, 0.0]]]])}
@@ -63,7 +64,8 @@ def test_depth_and_spread_of_a_ball():
     w = sigma * torch.exp(-sigma * (t - 1.5))
     opacity = float(torch.trapezoid(w, t))
     depth = float(torch.trapezoid(w * t, t))
-    spread = float(torch.trapezoid(w * (t - depth) ** 2, t))
+    mean = depth / opacity  # the variance is that of a probability: at sigma 1.2 the weights sum to 0.7
+    spread = float(torch.trapezoid(w / opacity * (t - mean) ** 2, t))
     assert float(out["opacity"]) == pytest.approx(opacity, abs=1e-3)
     assert float(out["depth"]) == pytest.approx(depth, abs=5e-3)
     assert float(out["z_variance"]) == pytest.approx(spread, rel=0.05)
