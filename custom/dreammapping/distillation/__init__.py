@@ -6,7 +6,11 @@ One file per loss; importing it here registers it.
 from __future__ import annotations
 
 # Registers the losses, one line each.
+from . import bridge_sds  # noqa: F401
+from . import csd  # noqa: F401
+from . import nfsd  # noqa: F401
 from . import sds  # noqa: F401
+from . import ssd  # noqa: F401
 from . import vdm  # noqa: F401
 from . import vsd  # noqa: F401
 from .auxiliary import AuxiliaryOptimizer, AuxiliaryUpdate
@@ -15,6 +19,7 @@ from .distiller import Distillation, Distiller, DistillerSettings, inject
 from .draw import NoisyDraw, draw_noise
 from .loss import LOSSES, LossContext, ScoreLoss, ScoreResult, build_loss, register_loss
 from .noise_schedule import NoiseSchedule
+from .schedule import Schedule, scheduled
 from .teacher import CallCount, Cost, NoisePredictor, PromptedTeacher
 from .timesteps import TIMESTEPS, Timesteps, build_timesteps
 from .trainable import Adaptable, AdapterOptions, TrainablePredictor
@@ -38,6 +43,7 @@ __all__ = [
     "NoiseSchedule",
     "NoisyDraw",
     "PromptedTeacher",
+    "Schedule",
     "ScoreLoss",
     "ScoreResult",
     "TIMESTEPS",
@@ -51,5 +57,6 @@ __all__ = [
     "inject",
     "perpendicular",
     "register_loss",
+    "scheduled",
     "seed_scale",
 ]

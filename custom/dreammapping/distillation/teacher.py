@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..errors import ConfigError
-from .cfg import CFGConvention, Guided, guide
+from .cfg import CFGConvention, Guided, guide, perp_neg
 from .noise_schedule import NoiseSchedule
 
 
@@ -57,8 +57,8 @@ class NoisePredictor(Protocol):
 class PromptedTeacher:
     """A predictor bound to this step's embeddings and guidance: what a loss asks.
 
-    Names: `cond`, `empty`, `negative`, `cond_no_view` and, with Perp-Neg, `perp_neg_0`, `perp_neg_1`; `anchor` says
-    which one classifier-free guidance subtracts.
+    Names: `cond`, `empty`, `negative`, `cond_no_view`, those of the loss's `texts` and, with Perp-Neg, `perp_neg_0`,
+    `perp_neg_1`; `anchor` says which one classifier-free guidance subtracts.
     """
 
     def __init__(
@@ -94,18 +94,14 @@ class PromptedTeacher:
         if self.perp_neg_weights is not None:
             negatives = tuple(f"perp_neg_{i}" for i in range(self.perp_neg_weights.shape[1]))
         eps = self.predict(noisy, t, *dict.fromkeys(("cond", self.anchor, *negatives, *others)))
+        cond, uncond, weights = eps["cond"], eps[self.anchor], self.perp_neg_weights
+        against = [eps[n] for n in negatives]
         return Guided(
-            cond=eps["cond"],
-            uncond=eps[self.anchor],
-            guided=guide(
-                eps["cond"],
-                eps[self.anchor],
-                self.guidance_scale,
-                self.convention,
-                [eps[n] for n in negatives],
-                self.perp_neg_weights,
-            ),
+            cond=cond,
+            uncond=uncond,
+            guided=guide(cond, uncond, self.guidance_scale, self.convention, against, weights),
             others={n: eps[n] for n in others},
+            perp_neg=perp_neg(cond, uncond, against, weights),
         )
 
     def embedding(self, name: str) -> Tensor:
