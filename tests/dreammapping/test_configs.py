@@ -71,23 +71,49 @@ def test_the_paper_s_numbers():
     assert OmegaConf.to_container(config.system.geometry.position_lr, resolve=True) == [0, 0.00056, 0.0000056, 5000]
 
 
+NEGATIVE_CSD = "oversaturated color, ugly, tiling, low quality, noisy"
+NEGATIVE_NFSD = (
+    "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+)
+HALF, FOUR_FIFTHS = "${idiv:${trainer.max_steps},2}", "${idiv:${mul:${trainer.max_steps},4},5}"
+
+
 @pytest.mark.parametrize(
-    ("name", "own"),
+    ("name", "own", "negative"),
     [
-        ("sds", {"loss": {"type": "sds"}, "guidance_scale": 100, "cfg_convention": "seed"}),
-        ("vsd", {"loss": {"type": "vsd"}, "guidance_scale": 7.5, "cfg_convention": "usual"}),
+        ("sds", {"loss": {"type": "sds"}, "guidance_scale": 100}, None),
+        ("vsd", {"loss": {"type": "vsd"}, "cfg_convention": "usual"}, None),
+        (
+            "csd",
+            {
+                "loss": {"type": "csd", "k_n": [0, 0.0, -1.0, HALF], "k_0": [0, -1.0, 0.0, HALF]},
+                "grad_scale": 0.75,
+            },
+            NEGATIVE_CSD,
+        ),
+        ("nfsd", {"loss": {"type": "nfsd"}, "cfg_convention": "usual"}, NEGATIVE_NFSD),
+        ("ssd", {"loss": {"type": "ssd", "threshold": 100}, "grad_scale": 0.75}, None),
+        (
+            "bridge-sds",
+            {
+                "loss": {"type": "bridge-sds", "switch_step": FOUR_FIFTHS},
+                "guidance_scale": 100,
+                "cfg_convention": "usual",
+            },
+            None,
+        ),
     ],
 )
-def test_baselines_differ_in_loss_and_scale_only(name, own):
-    def flat(name: str) -> dict:
-        config = OmegaConf.to_container(OmegaConf.load(CONFIGS / name), resolve=False)
-        guidance = config["system"]["guidance"]
-        keys = ("loss", "guidance_scale", "cfg_convention")
-        return {"name": config.pop("name"), "own": {key: guidance.pop(key) for key in keys}, "rest": config}
-
-    baseline, vdm = flat(f"{name}-gs.yaml"), flat("vdm-gs.yaml")
-    assert baseline["rest"] == vdm["rest"]
-    assert (baseline["name"], baseline["own"]) == (f"dreammapping-{name}-gs", own)
+def test_baselines_differ_in_loss_and_scale_only(name, own, negative):
+    """`own` is all that the guidance has in another way than VDM's, `negative` the method's negative prompt."""
+    baseline, vdm = (
+        OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{n}-gs.yaml"), resolve=False) for n in (name, "vdm")
+    )
+    vdm["name"] = f"dreammapping-{name}-gs"
+    vdm["system"]["guidance"] |= own
+    if negative is not None:
+        vdm["system"]["prompt_processor"]["negative_prompt"] = negative
+    assert baseline == vdm
 
 
 def test_the_field_is_prolificdreamers_with_another_loss():

@@ -11,7 +11,8 @@ SHAPE = (4, 8, 8)
 
 def gaussian_teacher(dtype: torch.dtype = torch.float32, seed: int = 0, perp_neg: bool = False) -> ClosedFormTeacher:
     """cond N(mu, 0.05 I), empty N(mu, I), negative N(-mu, I): guidance and mode seeking both pull to mu =
-    distribution mean of cond. `perp_neg` adds the two negatives of Perp-Neg, as the negative prompt's.
+    distribution mean of cond. Of a bridge's ends, target is like cond and source like empty, wider. `perp_neg` adds the
+    two negatives of Perp-Neg, as the negative prompt's.
 
     An embedding's one number moves its distribution along a fixed direction; those of `embeddings` do not move it."""
     mean = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed), dtype=dtype)
@@ -20,6 +21,8 @@ def gaussian_teacher(dtype: torch.dtype = torch.float32, seed: int = 0, perp_neg
         "cond_no_view": GaussianMixture.single(mean, 0.05),
         "empty": GaussianMixture.single(mean, 1.0),
         "negative": GaussianMixture.single(-mean, 1.0),
+        "target": GaussianMixture.single(mean, 0.05),
+        "source": GaussianMixture.single(mean, 2.0),
     }
     if perp_neg:
         distributions |= {f"perp_neg_{i}": distributions["negative"] for i in range(2)}
@@ -28,7 +31,8 @@ def gaussian_teacher(dtype: torch.dtype = torch.float32, seed: int = 0, perp_neg
 
 def embeddings(batch: int = 2) -> dict[str, torch.Tensor]:
     """Zeros: the teacher above goes by the name alone then."""
-    return {name: torch.zeros(batch, 1, 1) for name in ("cond", "empty", "negative", "cond_no_view")}
+    names = ("cond", "empty", "negative", "cond_no_view", "target", "source")
+    return {name: torch.zeros(batch, 1, 1) for name in names}
 
 
 def cameras(batch: int = 2) -> dict[str, torch.Tensor]:
@@ -50,3 +54,13 @@ def make_draw(
     steps = torch.tensor(t)
     noisy = teacher.schedule.add_noise(clean, noise, steps)
     return NoisyDraw(clean, noise, noisy, steps, steps, teacher.schedule.at(steps, clean), step)
+
+
+def eps_by_hand(teacher: ClosedFormTeacher, draw: NoisyDraw, name: str, image: int) -> torch.Tensor:
+    """E[eps | x_t] [C,h,w] of one image, from the formula for a Gaussian and Stable Diffusion's betas alone."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alpha_bar = float((1 - betas[: int(draw.t[image]) + 1]).prod())
+    mixture = teacher.distributions[name]
+    mean, variance = mixture.means[0].double(), float(mixture.variances[0])
+    x = draw.noisy[image].double()
+    return (1 - alpha_bar) ** 0.5 * (x - alpha_bar**0.5 * mean) / (alpha_bar * variance + 1 - alpha_bar)

@@ -10,7 +10,11 @@ from . import asynchronous  # noqa: F401
 from . import asd  # noqa: F401
 from . import dreamflow  # noqa: F401
 from . import lods  # noqa: F401
+from . import bridge_sds  # noqa: F401
+from . import csd  # noqa: F401
+from . import nfsd  # noqa: F401
 from . import sds  # noqa: F401
+from . import ssd  # noqa: F401
 from . import vdm  # noqa: F401
 from . import vsd  # noqa: F401
 from .auxiliary import AuxiliaryOptimizer, AuxiliaryUpdate
@@ -19,6 +23,7 @@ from .distiller import Distillation, Distiller, DistillerSettings, inject
 from .draw import NoisyDraw, draw_noise
 from .loss import LOSSES, LossContext, ScoreLoss, ScoreResult, build_loss, register_loss
 from .noise_schedule import NoiseSchedule
+from .schedule import Schedule, scheduled
 from .teacher import CallCount, Cost, NoisePredictor, PromptedTeacher
 from .timesteps import TIMESTEPS, Timesteps, build_timesteps
 from .trainable import Adaptable, AdapterOptions, TrainablePredictor
@@ -42,6 +47,7 @@ __all__ = [
     "NoiseSchedule",
     "NoisyDraw",
     "PromptedTeacher",
+    "Schedule",
     "ScoreLoss",
     "ScoreResult",
     "TIMESTEPS",
@@ -55,5 +61,6 @@ __all__ = [
     "inject",
     "perpendicular",
     "register_loss",
+    "scheduled",
     "seed_scale",
 ]

@@ -13,6 +13,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -40,6 +41,14 @@ class Guided:
     """e_cfg."""
     others: Mapping[str, Tensor] = field(default_factory=dict)
     """Further embeddings that were asked for in the same call."""
+    perp_neg: Tensor | None = None
+    """What Perp-Neg adds to the direction e_c - e_u; None without it."""
+
+    @property
+    def direction(self) -> Tensor:
+        """The way to the prompt, before any scale: e_c - e_u, and what Perp-Neg adds."""
+        plain = self.cond - self.uncond
+        return plain if self.perp_neg is None else plain + self.perp_neg
 
     @property
     def term(self) -> Tensor:
@@ -61,16 +70,25 @@ def guide(
     e_cfg = e_u + (s + 1) (C + sum_i w_i perp(e_i - e_u, C)) with C = e_c - e_u.
     """
     s = seed_scale(scale, convention)
-    direction = cond - uncond
-    guided = cond + s * direction
+    guided = cond + s * (cond - uncond)
+    addition = perp_neg(cond, uncond, negatives, weights)
+    return guided if addition is None else guided + (s + 1) * addition
+
+
+def perp_neg(cond: Tensor, uncond: Tensor, negatives: Sequence[Tensor], weights: Tensor | None) -> Tensor | None:
+    """What Perp-Neg adds to C = e_c - e_u: sum_i w_i perp(e_i - e_u, C) [B,C,h,w]; None without negatives.
+
+    `negatives` are K predictions [B,C,h,w], `weights` [B,K]. Raises ValueError for weights of another shape.
+    """
     if not negatives:
-        return guided
+        return None
     if weights is None or weights.shape != (cond.shape[0], len(negatives)):
         raise ValueError(f"Perp-Neg needs weights of shape {(cond.shape[0], len(negatives))}")
-    for i, negative in enumerate(negatives):
-        weight = weights[:, i].to(cond).view(-1, 1, 1, 1)
-        guided = guided + (s + 1) * weight * perpendicular(negative - uncond, direction)
-    return guided
+    weighted = (
+        weights[:, i].to(cond).view(-1, 1, 1, 1) * perpendicular(negative - uncond, cond - uncond)
+        for i, negative in enumerate(negatives)
+    )
+    return sum(weighted, start=torch.zeros_like(cond))
 
 
 def perpendicular(x: Tensor, y: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -60,6 +61,8 @@ class ScoreLoss(nn.Module):
     Settings: type = NoSettings
     embeddings: tuple[str, ...] = ()
     """Names of the embeddings `ask` uses beyond the prompt's and the anchor's."""
+    texts: Mapping[str, str] = MappingProxyType({})
+    """Further texts whose embeddings `ask` uses: name -> text, in which {prompt} stands for the prompt and its view."""
     update: AuxiliaryUpdate | None = None
     """How the loss's own parameters are trained; None if it has none."""
     small_operations: bool = False

@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..errors import ConfigError
-from .cfg import CFGConvention, Guided, guide
+from .cfg import CFGConvention, Guided, guide, perp_neg
 from .noise_schedule import NoiseSchedule
 
 
@@ -58,8 +58,8 @@ class NoisePredictor(Protocol):
 class PromptedTeacher:
     """A predictor bound to this step's embeddings and guidance: what a loss asks.
 
-    Names: `cond`, `empty`, `negative`, `cond_no_view` and, with Perp-Neg, `perp_neg_0`, `perp_neg_1`; `anchor` says
-    which one classifier-free guidance subtracts.
+    Names: `cond`, `empty`, `negative`, `cond_no_view`, those of the loss's `texts` and, with Perp-Neg, `perp_neg_0`,
+    `perp_neg_1`; `anchor` says which one classifier-free guidance subtracts.
     """
 
     def __init__(
@@ -112,19 +112,15 @@ class PromptedTeacher:
 
     def guided(self, noisy: Tensor, t: Tensor, *others: str) -> Guided:
         """The guided prediction at (noisy, t); embeddings named in `others` ride along in the same network call."""
-        eps = self.predict(noisy, t, *dict.fromkeys(("cond", self.anchor, *self.negatives, *others)))
+        negatives, weights = self.negatives, self.perp_neg_weights
+        eps = self.predict(noisy, t, *dict.fromkeys(("cond", self.anchor, *negatives, *others)))
+        cond, uncond, against = eps["cond"], eps[self.anchor], [eps[n] for n in negatives]
         return Guided(
-            cond=eps["cond"],
-            uncond=eps[self.anchor],
-            guided=guide(
-                eps["cond"],
-                eps[self.anchor],
-                self.guidance_scale,
-                self.convention,
-                [eps[n] for n in self.negatives],
-                self.perp_neg_weights,
-            ),
+            cond=cond,
+            uncond=uncond,
+            guided=guide(cond, uncond, self.guidance_scale, self.convention, against, weights),
             others={n: eps[n] for n in others},
+            perp_neg=perp_neg(cond, uncond, against, weights),
         )
 
     def embedding(self, name: str) -> Tensor:

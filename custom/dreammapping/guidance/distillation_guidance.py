@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from ..distillation import Distiller, DistillerSettings, LossContext, PromptedTeacher, build_loss, build_timesteps
 from ..errors import ConfigError, TeacherError
-from ..settings import parse_settings
+from ..settings import parse_settings, to_plain
 from ..teachers import DiffusersTeacher, TeacherOptions
-from .embeddings import NamedEmbeddings, Views, named_embeddings
+from .embeddings import FurtherTexts, NamedEmbeddings, Views, named_embeddings
 from .preview import preview
 
 
@@ -84,7 +84,7 @@ class DreamMappingGuidance(BaseModule):
         context = LossContext(self.teacher, self.teacher.latent_shape, generator)
         self.loss = build_loss(cfg.loss, context, self.blocks["loss"]).to(self.device)
         self.distiller = Distiller(self.loss, self.teacher, settings, generator, self._timesteps)
-        self._empty: Tensor | None = None
+        self._texts = FurtherTexts(self.teacher.embed)
         self._step = 0
         self.update_step(0, 0)
 
@@ -189,25 +189,36 @@ class DreamMappingGuidance(BaseModule):
         )
 
     def _embeddings(self, prompt_utils: Any, views: Views) -> NamedEmbeddings:
+        view_dependent = self._plan.view_dependent_prompting
         wanted = (self._plan.anchor, *self.loss.embeddings)
-        return named_embeddings(
-            prompt_utils,
-            views,
-            view_dependent=self._plan.view_dependent_prompting,
-            empty=self._empty_embedding if "empty" in wanted else None,
-        )
+        try:
+            named = named_embeddings(
+                prompt_utils,
+                views,
+                view_dependent=view_dependent,
+                empty=(lambda: self._texts.embed([""], views.elevation.device)) if "empty" in wanted else None,
+            )
+            named.by_name.update(
+                self._texts.of_views(self.loss.texts, prompt_utils, views, view_dependent=view_dependent)
+            )
+        except TeacherError as problem:
+            raise ConfigError(self._about_texts(problem)) from problem
+        return named
 
-    def _empty_embedding(self) -> Tensor:
-        """For prompt processors that know only the prompt and the negative prompt, like the original threestudio's."""
-        if self._empty is None:
-            try:
-                self._empty = self.teacher.embed_empty_prompt()
-            except TeacherError as problem:
-                raise ConfigError(
-                    "system.guidance.anchor is 'empty', but the prompt processor gives no embedding of the empty "
-                    f"prompt and the teacher cannot make one ({problem}); set system.guidance.anchor: negative"
-                ) from problem
-        return self._empty
+    def _about_texts(self, problem: TeacherError) -> str:
+        """The message for a teacher that cannot embed texts, which the original threestudio's prompt processor needs
+        for the empty prompt."""
+        loss, extra = to_plain(self._plan.loss).get("type", "vdm"), tuple(self.loss.texts)
+        if "empty" in self.loss.embeddings or extra:
+            texts = ", ".join(extra) or "empty"
+            return (
+                f"{self.blocks['loss']}.type {loss} needs embeddings of its own ({texts}), which the teacher "
+                f"cannot make ({problem}); the teacher's folder must hold tokenizer and text_encoder"
+            )
+        return (
+            "system.guidance.anchor is 'empty', but the prompt processor gives no embedding of the empty "
+            f"prompt and the teacher cannot make one ({problem}); set system.guidance.anchor: negative"
+        )
 
     def _prompted(self, texts: NamedEmbeddings) -> PromptedTeacher:
         s = self.distiller.settings

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -24,8 +26,8 @@ class Views:
 
 @dataclass(frozen=True)
 class NamedEmbeddings:
-    """`by_name` maps cond, negative, cond_no_view (and empty, perp_neg_0, perp_neg_1 where asked for) to
-    [B or 1,L,E]."""
+    """`by_name` maps cond, negative, cond_no_view (and empty, perp_neg_0, perp_neg_1, further texts where asked for)
+    to [B or 1,L,E]."""
 
     by_name: dict[str, Tensor]
     perp_neg_weights: Tensor | None
@@ -67,3 +69,47 @@ def named_embeddings(
         own = getattr(prompt_utils, "empty_text_embeddings", None)
         by_name["empty"] = empty() if own is None else own
     return NamedEmbeddings(by_name, weights)
+
+
+class FurtherTexts:
+    """Embeddings of texts that the prompt processor does not have, by the teacher's own text encoder, each once.
+
+    `encode` turns N texts into [N,L,E].
+    """
+
+    def __init__(self, encode: Callable[[Sequence[str]], Tensor]) -> None:
+        self._encode = encode
+        self._known: dict[tuple[str, ...], Tensor] = {}
+
+    def embed(self, texts: Sequence[str], device: torch.device) -> Tensor:
+        """[N,L,E] on `device`."""
+        key = (str(device), *texts)
+        if key not in self._known:
+            self._known[key] = self._encode(texts).to(device)
+        return self._known[key]
+
+    def of_views(
+        self, templates: Mapping[str, str], prompt_utils: Any, views: Views, *, view_dependent: bool
+    ) -> dict[str, Tensor]:
+        """name -> [B,L,E] of each template, in which {prompt} stands for the prompt that holds for the view.
+
+        Raises ConfigError if the prompt processor keeps its prompts to itself.
+        """
+        if not templates:
+            return {}
+        prompts = [getattr(prompt_utils, "prompt", None), *(getattr(prompt_utils, "prompts_vd", None) or [None])]
+        if None in prompts:
+            raise ConfigError(
+                f"the loss needs texts made from the prompt ({', '.join(templates)}), but {type(prompt_utils).__name__} "
+                "does not tell its prompts; set system.prompt_processor_type: stable-diffusion-prompt-processor"
+            )
+        texts = [template.replace("{prompt}", prompt) for template in templates.values() for prompt in prompts]
+        embedded = self.embed(texts, prompt_utils.text_embeddings.device).unflatten(0, (len(templates), len(prompts)))
+        where = (views.elevation, views.azimuth, views.camera_distances)
+        by_name = {}
+        for name, own in zip(templates, embedded):
+            # The processor itself knows which view's prompt holds: it is asked with these texts in place of its own.
+            asked = copy.copy(prompt_utils)
+            asked.text_embeddings, asked.text_embeddings_vd = own[:1], own[1:]
+            by_name[name] = asked.get_text_embeddings(*where, view_dependent)[: len(views.elevation)]
+        return by_name

@@ -6,7 +6,8 @@ denoisers.py. Stable Diffusion 1 and 2 also work with diffusers 0.19.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -137,9 +138,11 @@ class DiffusersTeacher:
         return LoraPredictor(self, options, generator)
 
     @torch.no_grad()
-    def embed_empty_prompt(self) -> Tensor:
-        """The empty prompt's embedding [1,L,E], for prompt processors that give none; loads the text encoder for this
-        one call. TeacherError for models that need more than one."""
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """The embeddings [N,L,E] of N texts, float32 on the CPU; loads the text encoder for this one call.
+
+        Warns of texts that are too long for it and therefore cut. TeacherError for models that need several encoders.
+        """
         from transformers import CLIPTextModel, CLIPTokenizer
 
         if not isinstance(self.denoiser, StableDiffusion):
@@ -147,8 +150,14 @@ class DiffusersTeacher:
         source = Source(self.name, self.location, self.fingerprint)
         tokenizer = load_part(CLIPTokenizer, source, "tokenizer")
         encoder = load_part(CLIPTextModel, source, "text_encoder", use_safetensors=True).eval()
-        tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-        return encoder(tokens.input_ids)[0].float()
+        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        for text in texts:
+            count = len(tokenizer(text, verbose=False).input_ids)
+            if count > length:
+                warnings.warn(f"the text encoder takes {length} tokens; of {text!r} it sees the first of {count}")
+        # One at a time: in a batch, rounding would make an embedding depend on its neighbors.
+        padded = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+        return torch.cat([encoder(tokenizer(text, **padded).input_ids)[0].float() for text in texts])
 
     def _follow(self, x: Tensor) -> None:
         if x.device != self.device:

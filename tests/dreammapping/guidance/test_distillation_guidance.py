@@ -136,7 +136,7 @@ def test_perp_neg_runs_and_without_weights_changes_nothing(build):
 def test_the_empty_prompt_is_made_where_the_processor_has_none(build):
     guidance = build()
     prompts = Prompts(empty=True)
-    prompts.empty_text_embeddings = guidance.teacher.embed_empty_prompt()
+    prompts.empty_text_embeddings = guidance.teacher.embed([""])
     a = call(guidance, Prompts(empty=False))["loss_distillation"]
     torch.testing.assert_close(a, call(build(), prompts)["loss_distillation"])
 
@@ -270,6 +270,63 @@ def test_with_the_cores_own_prompt_processor(build, folders, tmp_path, monkeypat
     )
     out = call(build(), processor())
     assert torch.isfinite(out["loss_distillation"])
+
+
+@pytest.fixture
+def prompts_of(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def make(**config):
+        given = {"pretrained_model_name_or_path": str(folders["epsilon"]), "prompt": "a red mug", "spawn": False}
+        return threestudio.find("stable-diffusion-prompt-processor")(OmegaConf.create({**given, **config}))()
+
+    return make
+
+
+BRIDGE = {"type": "bridge-sds", "switch_step": 0, "target": "{prompt}, plain", "source": "blurry {prompt}"}
+
+
+@pytest.mark.parametrize(
+    ("view_dependent", "views"),
+    [(True, ["a red mug, front view", "a red mug, side view"]), (False, ["a red mug", "a red mug"])],
+)
+def test_a_loss_gets_its_texts_by_view(build, prompts_of, view_dependent, views):
+    guidance = build(loss=BRIDGE, view_dependent_prompting=view_dependent)
+    where = Views(torch.zeros(B), torch.tensor([0.0, 90.0]), torch.ones(B))
+    named = guidance._embeddings(prompts_of(), where).by_name
+    torch.testing.assert_close(named["target"], guidance.teacher.embed([f"{view}, plain" for view in views]))
+    torch.testing.assert_close(named["source"], guidance.teacher.embed([f"blurry {view}" for view in views]))
+    torch.testing.assert_close(named["cond"], guidance.teacher.embed(views))
+
+
+def test_texts_are_embedded_once_and_leave_the_prompts_alone(build, prompts_of, monkeypatch):
+    guidance, prompts, calls = build(loss=BRIDGE), prompts_of(), []
+    original, before = guidance._texts._encode, prompts.text_embeddings_vd.clone()
+    monkeypatch.setattr(guidance._texts, "_encode", lambda texts: calls.append(texts) or original(texts))
+    for _ in range(2):
+        assert torch.isfinite(call(guidance, prompts)["loss_distillation"])
+    assert len(calls) == 1 and torch.equal(prompts.text_embeddings_vd, before)
+
+
+def test_a_loss_with_texts_runs_beside_perp_neg_and_shows_itself(build, prompts_of):
+    out = call(build(loss=BRIDGE, anchor="negative"), prompts_of(use_perp_neg=True), guidance_eval=True)
+    assert out["unet_forwards"].item() == 2 and out["eval"]["bs"] == B
+
+
+def test_texts_without_prompts_or_encoder_are_told(build, folders, tmp_path, prompts_of):
+    with pytest.raises(ValueError, match="texts made from the prompt .target, source., but Prompts does not tell"):
+        call(build(loss=BRIDGE))
+    prompts = prompts_of()
+    folder = shutil.copytree(folders["epsilon"], tmp_path / "bare")
+    guidance = build(loss=BRIDGE, pretrained_model_name_or_path=str(folder))
+    shutil.rmtree(folder / "text_encoder")
+    with pytest.raises(ValueError, match="loss.type bridge-sds needs .* .target, source., .* must hold tokenizer and"):
+        call(guidance, prompts)
+    with pytest.raises(ValueError, match="loss.type csd needs embeddings of its own .empty."):
+        folder = shutil.copytree(folders["epsilon"], tmp_path / "bare2")
+        guidance = build(loss={"type": "csd"}, anchor="negative", pretrained_model_name_or_path=str(folder))
+        shutil.rmtree(folder / "text_encoder")
+        call(guidance, Prompts(empty=False))
 
 
 def test_cameras_reach_the_loss(build, monkeypatch):

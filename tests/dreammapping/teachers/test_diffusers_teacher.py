@@ -155,15 +155,22 @@ def test_autocast_outside_does_not_reach_the_teacher(teacher):
         assert torch.equal(teacher.predict(noisy(), T, texts())["cond"], plain)
 
 
-def test_the_empty_prompt_equals_the_text_encoders(teacher, folders):
+def test_embedded_texts_equal_the_text_encoders(teacher, folders):
     from transformers import CLIPTextModel, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folders["epsilon"] / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folders["epsilon"] / "text_encoder").eval()
-    tokens = tokenizer("", padding="max_length", return_tensors="pt")
+    texts = ["", "a red mug"]
+    tokens = tokenizer(texts, padding="max_length", return_tensors="pt")
     with torch.no_grad():
         expected = encoder(tokens.input_ids)[0]
-    torch.testing.assert_close(teacher.embed_empty_prompt(), expected)
+    torch.testing.assert_close(teacher.embed(texts), expected)
+
+
+def test_a_text_that_is_too_long_is_cut_with_a_warning(teacher):
+    with pytest.warns(UserWarning, match="the text encoder takes 24 tokens; of 'red red .*it sees the first of 32"):
+        long = teacher.embed(["red " * 30])
+    assert torch.equal(long, teacher.embed(["red " * 22]))
 
 
 def test_the_fingerprint_follows_the_weights(folders, tmp_path):
