@@ -38,7 +38,7 @@ def overrides(teacher: Path, outputs: Path) -> list[str]:
     return [
         f"exp_root_dir={outputs}", "name=run", "tag=small", "use_timestamp=false", "seed=3",
         f"system.prompt_processor.pretrained_model_name_or_path={teacher}", "system.prompt_processor.spawn=false",
-        f"trainer.max_steps={STEPS}", f"trainer.val_check_interval={EVERY}", f"checkpoint.every_n_train_steps={EVERY}",
+        "trainer.log_every_n_steps=2", f"trainer.max_steps={STEPS}", f"trainer.val_check_interval={EVERY}", f"checkpoint.every_n_train_steps={EVERY}",
     ]  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def test_a_file_of_prompts_and_a_picture_to_start_from(whole, teacher, tmp_path)
     [
         ("system.geometry.init.type=nomal", ["nomal", "normal"]),
         ("system.geometry.init={type: image, path: absent.png}", ["absent.png"]),
-        ("system.geometry.parameterization=voxel", ["voxel", "latent"]),
+        ("system.geometry.parameterization=voxel", ["voxel", "latent", "pixel"]),
         ("system.geometry.particles=0", ["particles"]),
         ("system.geometry.size=[8]", ["size", "height, width"]),
         ("system.prompts=absent.txt", ["absent.txt"]),
@@ -162,7 +162,6 @@ def test_a_file_of_prompts_and_a_picture_to_start_from(whole, teacher, tmp_path)
         ("system.prompt_processor.use_perp_neg=true", ["use_perp_neg"]),
         ("data.batch_size=0", ["batch_size"]),
         ("data.n_test_views=3", ["n_test_views"]),
-        ("system.geometry_type=dreammapping-gaussians", ["dreammapping-image"]),
         ("system.loss.lambda_depth_tv=1.0", ["lambda_depth_tv"]),
     ],
 )
@@ -171,6 +170,11 @@ def test_mistakes_are_one_message(teacher, tmp_path, capsys, override, names):
     text = capsys.readouterr().err
     assert text.count("error: ") == 1 and "Traceback" not in text
     assert all(name in text[text.index("error: ") :] for name in names), text
+
+
+def test_the_system_wants_pictures(teacher, tmp_path, capsys):
+    assert run(teacher, tmp_path, "system_type=dreammapping-image-system", config=CONFIGS / "vdm-gs.yaml") == 2
+    assert "system.geometry_type=dreammapping-image" in capsys.readouterr().err
 
 
 def test_another_number_of_prompts_cannot_go_on(whole, capsys):

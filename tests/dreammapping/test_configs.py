@@ -129,6 +129,38 @@ def test_the_field_is_prolificdreamers_with_another_loss():
         assert ours.system.loss[key] == theirs.system.loss[key]
 
 
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*-2d.yaml")), ids=lambda p: p.name)
+def test_pictures_of_all_losses_differ_in_name_and_guidance_only(path):
+    def rest(path: Path) -> dict:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        return {**config, "name": None, "system": {**config["system"], "guidance": None}}
+
+    config, vdm = OmegaConf.load(path), OmegaConf.load(CONFIGS / "vdm-2d.yaml")
+    assert rest(path) == rest(CONFIGS / "vdm-2d.yaml")
+    loss = path.name.removesuffix("-2d.yaml")
+    assert (config.name, config.system.guidance.loss.type) == (f"dreammapping-{loss}-2d", loss)
+    assert config.system.guidance.view_dependent_prompting is False
+    # Below the head, the same lines in the same order, comments included.
+    lines = [body.read_text(encoding="utf-8").partition("\nname: ")[2].splitlines() for body in (path, CONFIGS / "vdm-2d.yaml")]
+    blocks = [[line for line in part if line not in _guidance(part)][1:] for part in lines]
+    assert blocks[0] == blocks[1]
+
+
+def _guidance(lines: list[str]) -> list[str]:
+    start = lines.index("  guidance:")
+    return lines[start : lines.index("", start)]
+
+
+def test_the_numbers_of_pictures():
+    """The paper's where it has any, else ProlificDreamer's in two dimensions; sizes are the teacher's."""
+    config = OmegaConf.load(CONFIGS / "vdm-2d.yaml")
+    guidance = OmegaConf.to_container(config.system.guidance)
+    assert guidance["loss"] == {"type": "vdm", "dca_cutoff": 300, "psi_lr": 0.01}
+    assert (guidance["guidance_scale"], guidance["cfg_convention"], guidance["weighting_strategy"]) == (7.5, "seed", "sds")
+    assert config.system.optimizer.name == "Adam" and config.system.optimizer.params.geometry.lr == 0.03
+    assert "size" not in config.system.geometry and set(config.data) == {"batch_size"}
+
+
 @pytest.mark.parametrize("name", ["vdm", "sds", "vsd"])
 def test_losses_on_the_field_by_one_override(name):
     from dreammapping.distillation import LOSSES

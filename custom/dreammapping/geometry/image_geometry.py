@@ -11,7 +11,7 @@ import torch
 from threestudio.models.geometry.base import BaseGeometry
 from torch import Tensor, nn
 
-from ..errors import ConfigError, suggest
+from ..errors import ConfigError
 from ..initialization.pictures import PictureInit, PictureKind, first_picture
 from ..settings import parse_settings, to_plain
 from ..teachers import Teacher
@@ -47,8 +47,7 @@ class ImageGeometry(BaseGeometry):
         cfg = self.cfg
         if cfg.parameterization not in PARAMETERIZATIONS:
             raise ConfigError(
-                f"{WHERE}.parameterization is {cfg.parameterization!r}; "
-                f"{suggest(str(cfg.parameterization), PARAMETERIZATIONS)}"
+                f"{WHERE}.parameterization is {cfg.parameterization!r}; it must be {' or '.join(PARAMETERIZATIONS)}"
             )
         if cfg.particles < 1:
             raise ConfigError(f"{WHERE}.particles is {cfg.particles}; it must be at least 1")

@@ -42,11 +42,6 @@ class DreamMappingImageSystem(DreamMappingSystem):
 
     def configure(self) -> None:
         super().configure()
-        if not hasattr(self.geometry, "pictures"):
-            raise ConfigError(
-                f"dreammapping-image-system trains pictures; the geometry is {type(self.geometry).__name__}. "
-                "Choose system.geometry_type=dreammapping-image, or dreammapping-system for 3D"
-            )
         if not hasattr(self.guidance, "teacher"):
             raise ConfigError(
                 f"pictures take their size from a teacher, which {self.cfg.guidance_type} does not show; "
@@ -64,6 +59,12 @@ class DreamMappingImageSystem(DreamMappingSystem):
         self.prompts = read_prompts(given, cfg.prompt_list)
 
     def read_prompt(self) -> None:
+        if not hasattr(self.geometry, "pictures"):
+            raise ConfigError(
+                f"dreammapping-image-system trains pictures; the geometry is {type(self.geometry).__name__}. "
+                "Choose system.geometry_type=dreammapping-image, or system_type=dreammapping-system for 3D"
+            )
+
         def build(prompt: str) -> Any:
             return threestudio.find(self.cfg.prompt_processor_type)({**self.cfg.prompt_processor, "prompt": prompt})
 

@@ -58,6 +58,7 @@ def as_markdown(facts: dict[str, Any]) -> str:
         "Teacher's fingerprint (SHA-256)": teacher.get("fingerprint"),
         "Preset": facts["preset"],
         "Geometry": system["geometry_type"] + (f", {facts['primitives']} primitives" if facts["primitives"] else ""),
+        "Pictures": facts.get("pictures"),
         "Guidance": f"{system['guidance_type']}, scale {system['guidance'].get('guidance_scale', 'default')}",
         "Loss": to_line(system["guidance"].get("loss")),
         "Seed": facts["seed"],

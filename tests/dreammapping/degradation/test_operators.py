@@ -123,3 +123,17 @@ def test_ulite_learns_the_identity():
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.2
+
+
+@pytest.mark.parametrize("side", [4, 8, 16, 32, 64, 96])
+def test_batch_statistics_exist_for_a_single_image(side):
+    """Text to 2D trains one picture at a time; whatever its size, the innermost map must have more than one value."""
+    operator = build_operator("nonlinear", (4, side, side), generator=generator()).train()
+    operator(torch.randn(1, 4, side, side)).square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in operator.parameters())
+
+
+@pytest.mark.parametrize("side", [2, 5])
+def test_too_small_or_odd_latents_are_told(side):
+    with pytest.raises(ConfigError, match=f"even sides of at least 4 pixels, got {side} x {side}; use operator linear"):
+        build_operator("nonlinear", (4, side, side), generator=generator())

@@ -63,7 +63,7 @@ def test_others_stay_without_a_gradient():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"parameterization": "pixels"}, "did you mean 'pixel'"),
+        ({"parameterization": "pixels"}, "latent or pixel"),
         ({"particles": 0}, "at least 1"),
         ({"size": 64}, "height, width"),
         ({"size": [0, 8]}, "from 1 to 4096"),

@@ -339,3 +339,15 @@ def test_cameras_reach_the_loss(build, monkeypatch):
     guidance.update_step(0, 17)
     call(guidance, c2w=torch.eye(4).expand(B, 4, 4), height=3)
     assert sorted(seen.draw.context) == ["c2w"] and seen.draw.step == 17
+
+
+def test_latents_are_distilled_as_they_are_and_decoded(build):
+    guidance = build(loss={"type": "sds"}, view_dependent_prompting=False)
+    channels, height, width = guidance.teacher.latent_shape
+    latents = torch.randn(B, height, width, channels, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.equal(guidance.latents(latents, rgb_as_latents=True), latents.permute(0, 3, 1, 2))
+    call(guidance, image=latents, rgb_as_latents=True)["loss_distillation"].backward()
+    assert latents.grad.abs().sum() > 0
+    rgb = guidance.decode_latents(latents.permute(0, 3, 1, 2))
+    assert torch.equal(rgb, guidance.teacher.decode(latents.permute(0, 3, 1, 2)))
+    assert rgb.shape == (B, 3, *guidance.teacher.image_size) and not rgb.requires_grad

@@ -9,7 +9,8 @@ from dreammapping.errors import DreamMappingError
 from dreammapping.gaussians.model import GaussianModel
 from dreammapping.initialization import ColoredPoints
 from dreammapping.renderer.cameras import intrinsics
-from dreammapping.renderer.gaussian_renderer import GaussianRenderer, _StayInRange, ray_directions
+from dreammapping.renderer.clamp import StayInRange
+from dreammapping.renderer.gaussian_renderer import GaussianRenderer, ray_directions
 from omegaconf import OmegaConf
 
 from threestudio.utils.ops import get_ray_directions, get_rays
@@ -52,7 +53,7 @@ def test_rays_are_computed_when_the_batch_has_none():
 
 def test_gradient_returns_a_saturated_pixel_but_never_pushes_it_further():
     x = torch.tensor([-0.5, -0.5, 0.5, 1.5, 1.5], requires_grad=True)
-    y = _StayInRange.apply(x)
+    y = StayInRange.apply(x)
     assert torch.equal(y, torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]))
     (y * torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])).sum().backward()
     assert torch.equal(x.grad, torch.tensor([0.0, -1.0, 1.0, 1.0, 0.0]))

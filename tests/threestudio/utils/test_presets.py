@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 import threestudio.utils.pretrained as pretrained
 from threestudio.errors import ConfigError, PretrainedError
-from threestudio.utils.presets import choose_preset
+from threestudio.utils.presets import choose_preset, overlay_files
 
 MERGED = OmegaConf.create({"system": {"guidance": {"pretrained_model_name_or_path": "some/teacher"}}})
 
@@ -68,6 +68,17 @@ def test_an_overlay_for_a_kind_of_geometry_comes_between(config_path):
     assert [file.name for file in files] == ["embedded.yaml", "splats.yaml", "run.yaml"]
     other = OmegaConf.merge(MERGED, {"system": {"geometry_type": "field"}})
     assert len(choose_preset("embedded", config_path, other, cuda=False).files) == 2
+
+
+def test_an_overlay_for_a_kind_of_data_comes_before_that(config_path):
+    folder = config_path.parent / "presets" / "embedded"
+    for kind in ("cameras", "splats"):
+        (folder / f"{kind}.yaml").write_text("seed: 3\n")
+    merged = OmegaConf.merge(MERGED, {"data_type": "cameras", "system": {"geometry_type": "splats"}})
+    files = choose_preset("embedded", config_path, merged, cuda=False).files
+    assert [file.name for file in files] == ["embedded.yaml", "cameras.yaml", "splats.yaml", "run.yaml"]
+    config_path.write_text("data_type: cameras\n")
+    assert [file.name for file in overlay_files(config_path, "embedded")] == ["embedded.yaml", "cameras.yaml", "run.yaml"]
 
 
 def test_without_presets_the_config_is_taken_as_it_is(tmp_path):

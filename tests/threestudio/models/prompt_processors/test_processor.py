@@ -309,3 +309,20 @@ def test_dummy_needs_no_model_and_writes_nothing(tmp_path, monkeypatch):
     utils = find("dummy-prompt-processor")({})()
     assert utils.text_embeddings.shape == (1, 1, 1) and utils.text_embeddings_vd.shape == (4, 1, 1)
     assert not list(tmp_path.iterdir())
+
+
+def test_many_texts_are_embedded_at_once(teacher, monkeypatch, caplog):
+    processor = make(teacher)
+    calls = []
+    kind, encode_now = type(processor), type(processor).spawn_func
+    monkeypatch.setattr(
+        kind,
+        "spawn_func",
+        staticmethod(lambda name, prompts, folder: (calls.append(prompts), encode_now(name, prompts, folder))),
+    )
+    texts = ["a blue cone", "a red mug", "a green ball", "a blue cone"]
+    with caplog.at_level(logging.WARNING):
+        embedded = processor.embed([*texts, "a red cube " * 20])
+    torch.testing.assert_close(embedded[:4], torch.cat([encode(teacher, text) for text in texts]), atol=1e-6, rtol=0)
+    assert [len(prompts) for prompts in calls] == [3]  # the mug was known already, and nothing is encoded twice
+    assert "longer prompts are cut" in caplog.text and "a red mug" not in caplog.text
