@@ -5,7 +5,7 @@ Loads vae, unet and scheduler only; the prompts come as embeddings. Works with d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .lora import LoraPredictor
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+TEXT_BATCH = 32
 
 
 @dataclass
@@ -147,15 +148,20 @@ class DiffusersTeacher:
         return LoraPredictor(self, options, generator)
 
     @torch.no_grad()
-    def embed_empty_prompt(self) -> Tensor:
-        """The empty prompt's embedding [1,L,E]; loads the text encoder for this one call."""
+    def embed_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """The prompts' embeddings [N,L,E] float32, cut at the model's length; loads the text encoder for this one call."""
         from transformers import CLIPTextModel, CLIPTokenizer
 
         source = Source(self.name, self.location, self.fingerprint)
         tokenizer = load_part(CLIPTokenizer, source, "tokenizer")
-        encoder = load_part(CLIPTextModel, source, "text_encoder", use_safetensors=True).eval()
-        tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-        return encoder(tokens.input_ids)[0].float()
+        encoder = load_part(CLIPTextModel, source, "text_encoder", use_safetensors=True).eval().float()
+        length = tokenizer.model_max_length
+        tokens = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return torch.cat([encoder(part)[0] for part in tokens.input_ids.split(TEXT_BATCH)])
+
+    def embed_empty_prompt(self) -> Tensor:
+        """The empty prompt's embedding [1,L,E]."""
+        return self.embed_prompts([""])
 
     def _follow(self, x: Tensor) -> None:
         if x.device != self.device:
