@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-CONFIGS = Path(__file__).resolve().parents[2] / "custom" / "dreammapping" / "configs"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "custom" / "dreammapping" / "configs"
 
 # Keys of threestudio 0.2.3, by section. An unknown key is an error there.
 UPSTREAM = {
@@ -102,6 +103,20 @@ HALF, FOUR_FIFTHS = "${idiv:${trainer.max_steps},2}", "${idiv:${mul:${trainer.ma
             },
             None,
         ),
+        ("lmc-sds", {"loss": {"type": "lmc-sds", "corrector": None}}, None),
+        (
+            "asynchronous",
+            {
+                "loss": {"type": "asynchronous"},
+                "cfg_convention": "usual",
+                "timesteps": {
+                    "type": "percent",
+                    "min_step_percent": [0, 0.5, 0.02, "${trainer.max_steps}"],
+                    "max_step_percent": [0, 0.98, 0.5, "${trainer.max_steps}"],
+                },
+            },
+            None,
+        ),
     ],
 )
 def test_baselines_differ_in_loss_and_scale_only(name, own, negative):
@@ -114,6 +129,27 @@ def test_baselines_differ_in_loss_and_scale_only(name, own, negative):
     if negative is not None:
         vdm["system"]["prompt_processor"]["negative_prompt"] = negative
     assert baseline == vdm
+
+
+def test_the_embedded_preset_has_a_corrector_for_its_teacher():
+    from dreammapping.correction import load_corrector
+    from dreammapping.correction.card import read_card
+    from dreammapping.teachers import DiffusersTeacher
+
+    preset = OmegaConf.load(CONFIGS / "presets" / "embedded" / "lmc-sds-gs.yaml")
+    folder = ROOT / preset.system.guidance.loss.corrector
+    embedded = OmegaConf.load(CONFIGS / "presets" / "embedded.yaml")
+    teacher = DiffusersTeacher.load(str(ROOT / embedded.system.prompt_processor.pretrained_model_name_or_path))
+    load_corrector(
+        folder,
+        teacher=teacher.name,
+        fingerprint=teacher.fingerprint,
+        latent_shape=teacher.latent_shape,
+        steps=teacher.schedule.steps,
+    )
+    assert (folder / "corrector.safetensors").stat().st_size <= 2e6
+    for row in read_card(folder, teacher.name).training["validation"]:
+        assert row["corrector"] < min(row["image"], row["zero"], row["untrained"]), row
 
 
 def test_the_field_is_prolificdreamers_with_another_loss():

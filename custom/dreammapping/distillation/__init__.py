@@ -13,6 +13,7 @@ from . import lods  # noqa: F401
 from . import bridge_sds  # noqa: F401
 from . import csd  # noqa: F401
 from . import nfsd  # noqa: F401
+from . import lmc_sds  # noqa: F401
 from . import sds  # noqa: F401
 from . import ssd  # noqa: F401
 from . import vdm  # noqa: F401

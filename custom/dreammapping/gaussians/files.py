@@ -12,10 +12,8 @@ target and then renamed, so a crash or a full disk leaves the old file or the ne
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import suggest
+from ..files import write_atomic
 from .model import GaussianModel
 from .ply import GaussianFileError, read_ply_vertices
 
@@ -142,16 +141,7 @@ def _rows(indices: list[int]) -> str:
 
 
 def _write(target: Path, data: bytes) -> None:
-    temporary = target.with_name(f".{target.name[:40]}-{uuid.uuid4().hex}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        write_atomic(target, data)
     except OSError as problem:
         raise GaussianFileError(f"{target}: could not be written ({problem.strerror or problem})") from problem
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

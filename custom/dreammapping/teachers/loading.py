@@ -101,14 +101,26 @@ def _first_line(problem: Exception) -> str:
 
 
 def _folder_fingerprint(folder: Path) -> str:
-    """sha256 over the network's and vae's weight files (name and content hash each); empty for anything but a folder."""
+    """sha256 over the weight files (name and content hash each); empty for anything but a folder.
+
+    The same rule as threestudio.utils.pretrained's, so that a teacher has one hash with and without that module.
+    """
     if not folder.is_dir():
         return ""
     total = hashlib.sha256()
-    for file in sorted(file for part in ("unet", "transformer", "vae") for file in folder.glob(f"{part}/*.safetensors")):
+    for file in [f for place in (folder, *sorted(folder.iterdir())) if place.is_dir() for f in _weight_files(place)]:
         digest = hashlib.sha256()
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
         total.update(f"{file.relative_to(folder).as_posix()} {digest.hexdigest()}\n".encode())
     return total.hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files a loader would take: no variants beside a full version, no pickles beside safetensors."""
+    for pattern in ("*.safetensors", "*.bin"):
+        files = sorted(folder.glob(pattern))
+        if files:
+            return [f for f in files if not any(variant in f.name for variant in ("fp16", "non_ema"))] or files
+    return []

@@ -6,6 +6,7 @@ import pytest
 import torch
 from dreammapping.distillation import LOSSES, Distiller, DistillerSettings, LossContext, build_loss, build_timesteps
 
+from tests.helpers.corrector import loss_config
 from tests.helpers.score import SHAPE, cameras, embeddings, gaussian_teacher
 
 
@@ -17,7 +18,7 @@ def distance(x, teacher):
 def test_every_loss_moves_an_image_to_the_known_mean(name, scale):
     teacher = gaussian_teacher()
     generator = torch.Generator().manual_seed(0)
-    loss = build_loss({"type": name}, LossContext(teacher, SHAPE, generator))
+    loss = build_loss(loss_config(name), LossContext(teacher, SHAPE, generator))
     distiller = Distiller(loss, teacher, DistillerSettings(guidance_scale=scale), generator)
     x = torch.nn.Parameter(3 * torch.randn(2, *SHAPE, generator=generator))
     start = distance(x, teacher)
@@ -35,7 +36,7 @@ def test_every_loss_moves_an_image_to_the_known_mean(name, scale):
 def test_every_loss_calls_the_networks_as_often_as_it_says(name, perp_neg, t):
     teacher = gaussian_teacher(perp_neg=perp_neg)
     generator = torch.Generator().manual_seed(0)
-    loss = build_loss({"type": name}, LossContext(teacher, SHAPE, generator))
+    loss = build_loss(loss_config(name), LossContext(teacher, SHAPE, generator))
     steps = build_timesteps({"type": "uniform", "min_step": t, "max_step": t})
     distiller = Distiller(loss, teacher, DistillerSettings(), generator, steps)
     texts, weights, guided = embeddings(3), None, 2

@@ -173,10 +173,31 @@ def test_a_text_that_is_too_long_is_cut_with_a_warning(teacher):
     assert torch.equal(long, teacher.embed(["red " * 22]))
 
 
+def test_prompts_are_embedded_one_by_one_and_cut(teacher, folders):
+    words = "a red mug " * 40
+    got = teacher.embed(["a red mug", words, ""])
+    assert got.shape == (3, 24, 16) and got.dtype == torch.float32
+    for row, prompt in enumerate(["a red mug", words[: 10 * 9], ""]):
+        torch.testing.assert_close(got[row : row + 1], teacher.embed([prompt]))
+
+
 def test_the_fingerprint_follows_the_weights(folders, tmp_path):
     same, other = make_tiny_teacher(tmp_path / "same"), make_tiny_teacher(tmp_path / "other", seed=1)
     prints = [DiffusersTeacher.load(str(f)).fingerprint for f in (folders["epsilon"], same, other)]
     assert prints[0] and prints[0] == prints[1] != prints[2]
+
+
+def test_without_the_frameworks_resolver_the_fingerprint_is_the_same(folders, tmp_path):
+    from dreammapping.teachers.loading import _folder_fingerprint
+    from threestudio.utils.pretrained import resolve_pretrained
+
+    folder = shutil.copytree(folders["epsilon"], tmp_path / "copy")
+    (folder / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"a variant that no loader takes")
+    (folder / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle beside safetensors")
+    expected = resolve_pretrained(str(folders["epsilon"])).fingerprint
+    assert _folder_fingerprint(folder) == expected
+    (folder / "text_encoder" / "model.safetensors").write_bytes(b"other")
+    assert _folder_fingerprint(folder) != expected and _folder_fingerprint(tmp_path / "nobody") == ""
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "scheduler"])
