@@ -55,13 +55,13 @@ def load_config(cls: type, source: Source, part: str) -> dict[str, Any]:
 
 def pipeline_class(source: Source) -> str:
     """The pipeline a model belongs to: what its model_index.json says or, in a folder without one, its network."""
-    from diffusers import DiffusionPipeline, ModelMixin
+    from diffusers import DiffusionPipeline, UNet2DConditionModel
 
     folder = Path(source.location)
     if not folder.is_dir() or (folder / "model_index.json").is_file():
         with _problems_named(source, "model_index.json"):
             return str(DiffusionPipeline.load_config(source.location)["_class_name"])
-    config = load_config(ModelMixin, source, "transformer" if (folder / "transformer").is_dir() else "unet")
+    config = load_config(UNet2DConditionModel, source, "transformer" if (folder / "transformer").is_dir() else "unet")
     if config.get("_class_name") == "UNet2DConditionModel":
         return f"StableDiffusion{'XL' if config.get('addition_embed_type') == 'text_time' else ''}Pipeline"
     name = str(config.get("_class_name"))

@@ -62,6 +62,46 @@ def test_conversions_go_there_and_back():
     torch.testing.assert_close(SD.eps_from_x0(xt, x0, t), eps)
 
 
+FLOW = NoiseSchedule.from_flow(torch.tensor([1e-4, 0.003, 0.25, 0.5, 0.9, 0.9999]))
+
+
+def test_flow_matching_is_the_same_noise_at_unit_length():
+    """z_s = (1 - s) x_0 + s eps and u = eps - x_0 written out, against the schedule's x_t and its conversions."""
+    x0, eps = torch.randn(2, 6, 4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind(0)
+    s = torch.tensor([1e-4, 0.003, 0.25, 0.5, 0.9, 0.9999]).double().view(-1, 1, 1, 1)
+    t, z, u = torch.arange(6), (1 - s) * x0 + s * eps, eps - x0
+    xt = FLOW.add_noise(x0, eps, t)
+    exact = {"rtol": 1e-11, "atol": 1e-11}
+    torch.testing.assert_close(xt * ((1 - s) ** 2 + s**2).sqrt(), z, **exact)
+    state, share = FLOW.flow_state(xt, t)
+    torch.testing.assert_close(state, z, **exact)
+    torch.testing.assert_close(share, s, **exact)
+    torch.testing.assert_close(FLOW.target("flow_prediction", x0, eps, t), u)
+    # The network's answer is all there is at run time: eps and x_0 follow from it and x_t.
+    torch.testing.assert_close(FLOW.eps_from_output("flow_prediction", xt, u, t), eps, **exact)
+    torch.testing.assert_close(z - s * u, x0, **exact)
+    torch.testing.assert_close(FLOW.x0_from_eps(xt, FLOW.eps_from_flow(xt, u, t), t), x0, rtol=1e-7, atol=1e-7)
+    a, sig = FLOW.coefficients(t, xt)
+    torch.testing.assert_close(a**2 + sig**2, torch.ones_like(a), **exact)
+
+
+def test_a_ddim_step_of_a_flow_model_is_eulers_step_along_its_line():
+    """From s to r both keep x_0 and eps: z_r = z_s + (r - s) u."""
+    x0, u = torch.randn(2, 1, 4, 3, 5, dtype=torch.float64).unbind(0)
+    s, r = torch.tensor([4]), torch.tensor([2])
+    xt = FLOW.add_noise(x0, x0 + u, s)
+    z, share = FLOW.flow_state(xt, s)
+    ahead, share_ahead = FLOW.flow_state(FLOW.ddim_step(xt, FLOW.eps_from_flow(xt, u, s), s, r), r)
+    torch.testing.assert_close(ahead, z + (share_ahead - share) * u)
+
+
+def test_small_noise_survives_single_precision():
+    x = torch.zeros(6, 1, 1, 1)
+    _, sig = FLOW.coefficients(torch.arange(6), x)
+    _, exact = FLOW.coefficients(torch.arange(6), x.double())
+    torch.testing.assert_close(sig.double(), exact, rtol=2e-7, atol=0)
+
+
 def test_nonsense_is_refused():
     with pytest.raises(ValueError, match="alpha_bar"):
         NoiseSchedule(torch.tensor([1.2, 0.5]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,21 @@ def test_an_incomplete_cache_is_passed_over_and_said_so(cache):
         resolve_pretrained(NAME, allow_download=False)
     put_into_cache(cache, MIRRORS[0])
     assert resolve_pretrained(NAME).source == MIRRORS[0]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [("transformer", "weights in transformer/"), ("text_encoder_3", "text_encoder_3/"), ("tokenizer_2", "tokenizer_2/")],
+)
+def test_parts_that_only_larger_models_have_count_too(cache, part, message):
+    folder = put_into_cache(cache, NAME)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, part: ["library", "Class"]}))
+    with pytest.raises(PretrainedError, match=message):
+        resolve_pretrained(NAME, allow_download=False)
+    (folder / part).mkdir()
+    shutil.copy(folder / "unet" / "model.safetensors", folder / part)
+    assert resolve_pretrained(NAME, allow_download=False).source == NAME
 
 
 def test_downloads_are_tried_in_order_and_only_when_allowed(cache, monkeypatch, tmp_path):
