@@ -55,7 +55,7 @@ def step(made, number):
 
 
 def frozen(made):
-    return {name: p.detach().clone() for name, p in made.teacher.unet.named_parameters()}
+    return {name: p.detach().clone() for name, p in made.teacher.denoiser.network.named_parameters()}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -71,7 +71,7 @@ def test_only_the_losss_own_part_is_trained(folder, case):
     assert x.grad.abs().sum() > 0 and all(value.isfinite() for value in out.diagnostics.values())
     moved = [not torch.equal(p, b) for p, b in zip(made.loss.parameters(), before)]
     assert moved and all(moved)
-    unet = dict(made.teacher.unet.named_parameters())
+    unet = dict(made.teacher.denoiser.network.named_parameters())
     assert all(p.grad is None and not p.requires_grad and torch.equal(p, weights[name]) for name, p in unet.items())
     assert not {p.data_ptr() for p in unet.values()} & {p.data_ptr() for p in made.loss.parameters()}
     names = set(made.loss.state_dict())
@@ -120,7 +120,7 @@ def test_the_embeddings_gradient_is_that_of_the_network(folder):
     t, noise = torch.randint(0, 1000, (B,), generator=twin), torch.randn(clean.shape, generator=twin)
     ab = teacher.schedule.alpha_bar[t].float().view(-1, 1, 1, 1)
     x, text = ab.sqrt() * clean + (1 - ab).sqrt() * noise, loss.embedding.detach().clone().requires_grad_()
-    raw = teacher.unet(x, t, text.expand(B, -1, -1)).sample
+    raw = teacher.denoiser.network(x, t, text.expand(B, -1, -1)).sample
     eps = raw if teacher.prediction_type == "epsilon" else ab.sqrt() * raw + (1 - ab).sqrt() * x
     (expected,) = torch.autograd.grad((eps - noise).square().mean(), text)
     assert expected.abs().max() > 0
