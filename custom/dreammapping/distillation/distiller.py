@@ -147,7 +147,15 @@ class Distiller:
         noise = draw_noise(clean, self.generator, self.settings.offset_noise)
         t = to_device(t_host.contiguous(), clean.device)
         return NoisyDraw(
-            clean, noise, schedule.add_noise(clean, noise, t), t, t_host, schedule.at(t, clean), step, context
+            clean=clean,
+            noise=noise,
+            noisy=schedule.add_noise(clean, noise, t),
+            t=t,
+            t_host=t_host,
+            alpha_bar=schedule.at(t, clean),
+            step=step,
+            context=context,
+            t_earlier=self.timesteps.earlier(len(clean), step, schedule.steps),
         )
 
     def update(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:

@@ -29,6 +29,8 @@ class NoisyDraw:
     """The optimization step, for annealed coefficients."""
     context: Mapping[str, Tensor] = field(default_factory=dict)
     """Per-image extras a loss may condition on, e.g. `c2w` [B,4,4], `mvp_mtx` [B,4,4]."""
+    t_earlier: Tensor | None = None
+    """[B] integer, on the CPU: the less noisy step t is paired with; None where the timesteps make no pairs."""
 
 
 def draw_noise(like: Tensor, generator: torch.Generator, offset: float = 0.0) -> Tensor:
