@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields, replace
+
 import torch
-from dreammapping.distillation import CFGConvention, NoisyDraw, PromptedTeacher
+from dreammapping.distillation import CallCount, CFGConvention, NoiseSchedule, NoisyDraw, PromptedTeacher
 from dreammapping.teachers import ClosedFormTeacher, GaussianMixture
 
 SHAPE = (4, 8, 8)
@@ -64,3 +67,60 @@ def eps_by_hand(teacher: ClosedFormTeacher, draw: NoisyDraw, name: str, image: i
     mean, variance = mixture.means[0].double(), float(mixture.variances[0])
     x = draw.noisy[image].double()
     return (1 - alpha_bar) ** 0.5 * (x - alpha_bar**0.5 * mean) / (alpha_bar * variance + 1 - alpha_bar)
+
+
+class TextTeacher:
+    """Smooth in x and t, and different for each embedding's numbers; remembers the steps it was asked at."""
+
+    def __init__(self) -> None:
+        self.schedule, self.calls = NoiseSchedule.scaled_linear(), CallCount()
+        self.asked: list[torch.Tensor] = []
+
+    def predict(
+        self, noisy: torch.Tensor, t: torch.Tensor, embeddings: Mapping[str, torch.Tensor], **_: object
+    ) -> dict[str, torch.Tensor]:
+        self.calls.forwards += len(noisy) * len(embeddings)
+        self.asked.append(t.clone())
+        phase = t.to(noisy).view(-1, 1, 1, 1) / 300
+        return {
+            name: torch.sin(noisy * (1 + e.sum((1, 2)).view(-1, 1, 1, 1)) + phase) for name, e in embeddings.items()
+        }
+
+
+def random_texts(batch: int, perp_neg: bool = False) -> dict[str, torch.Tensor]:
+    """Embeddings of their own for every name and image; the empty prompt's is shared."""
+    generator = torch.Generator().manual_seed(4)
+    names = ["cond", "negative", "cond_no_view", *(f"perp_neg_{i}" for i in range(2) if perp_neg)]
+    texts = {name: torch.randn(batch, 2, 3, generator=generator, dtype=torch.float64) / 4 for name in names}
+    return texts | {"empty": torch.full((1, 2, 3), 0.1, dtype=torch.float64)}
+
+
+def image_of(draw: NoisyDraw, i: int) -> NoisyDraw:
+    """The draw's image i as a batch of one."""
+    tensors = {f.name: getattr(draw, f.name) for f in fields(draw)}
+    return replace(draw, **{k: v[i : i + 1] for k, v in tensors.items() if isinstance(v, torch.Tensor)})
+
+
+def assert_batch_equals_images_alone(loss, t: list[int], *, perp_neg: bool = False, step: int = 0, **extra) -> None:
+    """Residuals and U-Net calls of a batch with different steps and texts are those of its images one by one.
+
+    `extra` are further fields of the draw, [B] each. The loss must not draw random numbers when it asks.
+    """
+    teacher, guided = TextTeacher(), 4 if perp_neg else 2
+    weights = torch.linspace(-1, 0, 2 * len(t), dtype=torch.float64).view(-1, 2) if perp_neg else None
+    asked = PromptedTeacher(
+        teacher,
+        random_texts(len(t), perp_neg),
+        guidance_scale=3.0,
+        convention=CFGConvention.SEED,
+        anchor="negative",
+        perp_neg_weights=weights,
+    )
+    draw = replace(make_draw(teacher, t, dtype=torch.float64, step=step), **extra)
+    together = loss(draw, loss.ask(draw, asked)).residual
+    assert teacher.calls.forwards == sum(loss.cost(one, step, guided).forwards for one in t)
+    for i, one in enumerate(t):
+        before, part = teacher.calls.forwards, image_of(draw, i)
+        alone = loss(part, loss.ask(part, asked.rows(torch.tensor([i])))).residual
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-12, atol=1e-12)
+        assert teacher.calls.forwards - before == loss.cost(one, step, guided).forwards

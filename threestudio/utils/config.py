@@ -114,14 +114,32 @@ def load_config(
 def merge_config(
     *yamls: str | os.PathLike[str], cli_args: Sequence[str] = (), from_string: bool = False
 ) -> DictConfig:
-    """The merged files and overrides with interpolations unresolved; later ones win."""
+    """The merged files and overrides with interpolations unresolved; later ones win.
+
+    Where a later file gives a block another `type`, its block replaces the earlier one: keys of one type mean nothing
+    to another.
+    """
     parts = [_parse_yaml(entry) if from_string else load_config_file(entry) for entry in yamls]
     try:
-        merged = OmegaConf.merge(*parts)
+        merged = OmegaConf.create()
+        for part in parts:
+            plain = (OmegaConf.to_container(config, resolve=False) for config in (merged, part))
+            merged = OmegaConf.merge(_without_retyped(*plain), part)
     except OmegaConfBaseException as error:
         raise ConfigError(f"The files {', '.join(map(str, yamls))} cannot be merged: {error}") from error
     apply_overrides(merged, cli_args)
     return merged
+
+
+def _without_retyped(old: dict, new: dict) -> dict:
+    """`old` with every block emptied to which `new` gives another `type`."""
+    kept = dict(old)
+    for key, block in old.items():
+        other = new.get(key)
+        if isinstance(block, dict) and isinstance(other, dict):
+            retyped = "type" in block and "type" in other and block["type"] != other["type"]
+            kept[key] = {} if retyped else _without_retyped(block, other)
+    return kept
 
 
 def finish_config(merged: DictConfig, **kwargs: Any) -> DictConfig:

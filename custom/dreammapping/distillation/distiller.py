@@ -145,7 +145,8 @@ class Distiller:
         clean = latents.detach()
         t_host = self.timesteps.draw(len(clean), step, schedule.steps, self.generator)
         noise = draw_noise(clean, self.generator, self.settings.offset_noise)
-        return NoisyDraw.noised(clean, noise, t_host, schedule, step, context)
+        earlier = self.timesteps.earlier(len(clean), step, schedule.steps)
+        return NoisyDraw.noised(clean, noise, t_host, schedule, step, context, earlier)
 
     def update(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
         """The result that gives the residual, and the auxiliary losses before any update of this step."""

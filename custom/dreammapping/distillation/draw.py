@@ -31,6 +31,8 @@ class NoisyDraw:
     """The optimization step, for annealed coefficients."""
     context: Mapping[str, Tensor] = field(default_factory=dict)
     """Per-image extras a loss may condition on, e.g. `c2w` [B,4,4], `mvp_mtx` [B,4,4]."""
+    t_earlier: Tensor | None = None
+    """[B] integer, on the CPU: the less noisy step t is paired with; None where the timesteps make no pairs."""
 
     @classmethod
     def noised(
@@ -41,11 +43,12 @@ class NoisyDraw:
         schedule: NoiseSchedule,
         step: int = 0,
         context: Mapping[str, Tensor] | None = None,
+        t_earlier: Tensor | None = None,
     ) -> NoisyDraw:
         """From x_0, eps [B,C,h,w] and t [B] on the CPU."""
         t = to_device(t_host.contiguous(), clean.device)
         noisy = schedule.add_noise(clean, noise, t)
-        return cls(clean, noise, noisy, t, t_host, schedule.at(t, clean), step, context or {})
+        return cls(clean, noise, noisy, t, t_host, schedule.at(t, clean), step, context or {}, t_earlier)
 
 
 def draw_training_pairs(

@@ -132,14 +132,23 @@ class NoiseSchedule:
     ) -> Tensor:
         """One DDIM jump from t to t_next, in either direction (Song et al. 2021, eq. 12).
 
-        A negative t_next means clean (alpha_bar = 1).
-
-        `eta` > 0 needs `noise` [B,C,h,w] and t_next <= t.
+        Deterministic, it is an Euler step of the probability-flow ODE of x / a in sig / a (their eq. 14). A negative t
+        or t_next means clean (alpha_bar = 1). `eta` > 0 needs `noise` [B,C,h,w] and t_next <= t.
         """
-        alpha_bar = self.at(t, noisy)
-        ahead = t_next.to(noisy.device)
-        alpha_next = torch.where(ahead.view_as(alpha_bar) < 0, 1.0, self.at(ahead.clamp(min=0), noisy))
-        x0 = self.x0_from_eps(noisy, eps, t)
-        fresh = eta * ((1 - alpha_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_next)).clamp(min=0).sqrt()
+        alpha_bar, alpha_next = self._at_or_clean(t, noisy), self._at_or_clean(t_next, noisy)
+        x0 = (noisy - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
+        if noise is None or eta == 0:
+            return alpha_next.sqrt() * x0 + (1 - alpha_next).sqrt() * eps
+        fresh = eta * self.ddim_sigma(t, t_next, noisy)
         step = alpha_next.sqrt() * x0 + (1 - alpha_next - fresh**2).clamp(min=0).sqrt() * eps
-        return step if noise is None or eta == 0 else step + fresh * noise
+        return step + fresh * noise
+
+    def ddim_sigma(self, t: Tensor, t_less: Tensor, like: Tensor) -> Tensor:
+        """Noise level [B,1,1,1] of a DDIM jump from t down to t_less with eta = 1 (their eq. 16)."""
+        alpha_bar, alpha_less = self._at_or_clean(t, like), self._at_or_clean(t_less, like)
+        return ((1 - alpha_less) / (1 - alpha_bar) * (1 - alpha_bar / alpha_less)).clamp(min=0).sqrt()
+
+    def _at_or_clean(self, t: Tensor, like: Tensor) -> Tensor:
+        """alpha_bar_t [B,1,1,1], 1 where t is negative."""
+        alpha_bar = self.at(t.clamp(min=0), like)
+        return torch.where(t.to(like.device).view_as(alpha_bar) < 0, 1.0, alpha_bar)

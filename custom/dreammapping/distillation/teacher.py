@@ -123,6 +123,20 @@ class PromptedTeacher:
             perp_neg=perp_neg(cond, uncond, against, weights),
         )
 
+    def at_scale(self, guidance_scale: float) -> PromptedTeacher:
+        """The same teacher and texts under another guidance scale, in the same convention."""
+        other = copy.copy(self)
+        other.guidance_scale = guidance_scale
+        return other
+
+    def rows(self, rows: Tensor) -> PromptedTeacher:
+        """The same teacher for the images `rows` (indices on the embeddings' device) of the batch alone."""
+        part = copy.copy(self)
+        part.embeddings = {name: e if len(e) == 1 else e[rows] for name, e in self.embeddings.items()}
+        if self.perp_neg_weights is not None:
+            part.perp_neg_weights = self.perp_neg_weights[rows]
+        return part
+
     def embedding(self, name: str) -> Tensor:
         if name not in self.embeddings:
             raise ConfigError(f"no text embedding called {name!r} here; there are: {', '.join(self.embeddings)}")

@@ -42,6 +42,13 @@ class Timesteps:
         count = 1 if self.shared else batch
         return torch.randint(low, high + 1, (count,), generator=generator).expand(batch)
 
+    def earlier(self, batch: int, step: int, total: int) -> Tensor | None:
+        """[batch] int64 on the CPU: the less noisy step each t is paired with, for losses that compare two steps.
+
+        None, the default, leaves it to the loss.
+        """
+        return None
+
 
 @TIMESTEPS.register("uniform")
 @dataclass
@@ -127,6 +134,48 @@ class Anneal(Timesteps):
         done = min((step - step % self.hold) / self.anneal_steps, 1.0)
         t = round(self.start + (self.end - self.start) * done)
         return max(t - self.width, 0), min(t + self.width, total - 1)
+
+
+@TIMESTEPS.register("consistency")
+@dataclass
+class Consistency(Timesteps):
+    """Consistent3D's pairs: an annealed t_2 for all images, and t = t_2 + U{min_gap..max_gap} for each.
+
+    t_2 = start + (end - start) sqrt(step / anneal_steps), rounded down. Both stay within [min_step, max_step]; where
+    max_step cuts the gaps off, those left are equally likely (the authors' code puts the cut ones on max_step).
+    """
+
+    start: int = 700
+    end: int = 100
+    anneal_steps: int = 3000
+    min_gap: int = 100
+    max_gap: int = 299
+    min_step: int = 100
+    max_step: int = 980
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_gap <= self.max_gap or self.anneal_steps < 1:
+            raise ConfigError("timesteps: it must be 0 <= min_gap <= max_gap, and anneal_steps at least 1")
+        if not 0 <= self.min_step <= self.max_step - self.min_gap:
+            raise ConfigError("timesteps: no pair fits; it must be 0 <= min_step <= max_step - min_gap")
+
+    def bounds(self, step: int, total: int) -> tuple[int, int]:
+        low, top = self._earlier(step, total), self._top(total)
+        return low + self.min_gap, min(low + self.max_gap, top)
+
+    def earlier(self, batch: int, step: int, total: int) -> Tensor | None:
+        return torch.full((batch,), self._earlier(step, total))
+
+    def _earlier(self, step: int, total: int) -> int:
+        done = min(step / self.anneal_steps, 1.0) ** 0.5
+        t = int(self.start + (self.end - self.start) * done)
+        highest = self._top(total) - self.min_gap
+        if highest < 0:
+            raise ConfigError(f"timesteps: steps {self.min_gap} apart (min_gap) do not fit into a schedule of {total}")
+        return min(max(t, self.min_step), highest)
+
+    def _top(self, total: int) -> int:
+        return min(self.max_step, total - 1)
 
 
 def build_timesteps(config: Mapping[str, Any] | Timesteps | None, where: str = "timesteps") -> Timesteps:

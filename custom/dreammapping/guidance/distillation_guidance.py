@@ -42,7 +42,7 @@ class DreamMappingGuidance(BaseModule):
         anchor: str = "empty"
         """e_u: the empty prompt (paper) or the negative one (threestudio, LucidDreamer)."""
         timesteps: dict = field(default_factory=lambda: {"type": "uniform"})
-        """`type`: uniform, percent, luciddreamer, anneal; the other keys are its own."""
+        """`type`: uniform, percent, luciddreamer, anneal, consistency; the other keys are its own."""
         weighting_strategy: str = "sds"
         """omega(t): sds, uniform, fantasia3d, snr, ..."""
         grad_scale: float = 1.0

@@ -29,6 +29,11 @@ def bounds(config, step, total=1000):
         ({"type": "anneal", "anneal_steps": 100}, 0, (980, 980)),
         ({"type": "anneal", "anneal_steps": 100}, 50, (500, 500)),
         ({"type": "anneal", "anneal_steps": 100, "width": 30}, 200, (0, 50)),
+        ({"type": "consistency"}, 0, (800, 980)),
+        ({"type": "consistency"}, 750, (500, 699)),  # t_2 = 700 - 600 sqrt(1 / 4)
+        ({"type": "consistency"}, 9999, (200, 399)),
+        ({"type": "consistency", "start": 20, "end": 20}, 0, (200, 399)),  # min_step
+        ({"type": "consistency", "max_step": 500, "max_gap": 199}, 0, (500, 500)),
     ],
 )
 def test_bounds(config, step, expected):
@@ -59,9 +64,25 @@ def test_both_ends_are_drawn():
     assert sampler.draw(200, 0, 1000, torch.Generator().manual_seed(0)).unique().tolist() == [3, 4, 5]
 
 
+@pytest.mark.parametrize(("step", "expected"), [(0, 700), (1, 689), (750, 400), (3000, 100), (5000, 100)])
+def test_consistency_pairs_every_t_with_the_annealed_step(step, expected):
+    sampler = build_timesteps({"type": "consistency"})
+    t, earlier = sampler.draw(400, step, 1000, torch.Generator().manual_seed(0)), sampler.earlier(400, step, 1000)
+    assert earlier.dtype == torch.int64 and earlier.tolist() == [expected] * 400
+    assert len(t.unique()) > 50 and 100 <= (t - earlier).min() and (t - earlier).max() <= 299 and t.max() <= 980
+
+
+def test_only_consistency_makes_pairs():
+    paired = {name for name in TIMESTEPS.names() if build_timesteps({"type": name}).earlier(2, 0, 1000) is not None}
+    assert paired == {"consistency"}
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"type": "consistency", "min_gap": 300}, "min_gap <= max_gap"),
+        ({"type": "consistency", "anneal_steps": 0}, "anneal_steps at least 1"),
+        ({"type": "consistency", "max_step": 199}, "no pair fits"),
         ({"type": "unifrom"}, "did you mean 'uniform'"),
         ({"type": "percent", "max_step": 1}, "system.timesteps.max_step is not a known key"),
     ],
@@ -83,3 +104,8 @@ def test_a_schedule_nobody_evaluated_is_refused():
     sampler = build_timesteps({"type": "percent", "max_step_percent": [0, 0.98, 0.5, 5000]})
     with pytest.raises(ConfigError, match="evaluated"):
         sampler.bounds(0, 1000)
+
+
+def test_pairs_longer_than_the_schedule_are_refused():
+    with pytest.raises(ConfigError, match="do not fit into a schedule of 100"):
+        build_timesteps({"type": "consistency"}).draw(1, 0, 100, torch.Generator())

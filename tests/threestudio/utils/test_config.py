@@ -131,5 +131,14 @@ def test_overrides_merge_mappings_and_replace_lists():
     assert OmegaConf.to_container(merged) == {"a": {"b": {"c": 5, "d": 2}, "l": [7]}, "new": {"key": 1}}
 
 
+def test_a_block_of_another_type_replaces_the_earlier_one():
+    base = "a: {x: 1, b: {type: big, size: '${n}', c: {d: 1}}}\nn: 3"
+    same, other = "a: {b: {type: big, e: 2}}", "a: {b: {type: small, e: 2}}"
+    merged = OmegaConf.to_container(merge_config(base, same, from_string=True))
+    assert merged == {"a": {"x": 1, "b": {"type": "big", "size": "${n}", "c": {"d": 1}, "e": 2}}, "n": 3}
+    merged = OmegaConf.to_container(merge_config(base, other, from_string=True))
+    assert merged == {"a": {"x": 1, "b": {"type": "small", "e": 2}}, "n": 3}
+
+
 def test_the_resolvers_can_be_registered_again():
     runpy.run_path(config_module.__file__)
