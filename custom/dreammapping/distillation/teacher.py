@@ -49,8 +49,8 @@ class NoisePredictor(Protocol):
     ) -> dict[str, Tensor]:
         """eps predictions [B,C,h,w] float32 under the names of `embeddings`, all in one network call.
 
-        noisy [B,C,h,w], t [B], each embedding [B,L,E] or [1,L,E] (a pooled vector rides along as further rows). Without graph
-        unless `differentiable`, which lets gradients reach the inputs and the embeddings.
+        noisy [B,C,h,w], t [B], each embedding [B,L,E] or [1,L,E] (a pooled vector rides along as further rows). Without
+        graph unless `differentiable`, which lets gradients reach the inputs and the embeddings.
         """
         ...
 
