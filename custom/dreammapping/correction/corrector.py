@@ -65,6 +65,7 @@ def build_corrector(
             up_block_types=("UpBlock2D",) * len(widths),
             layers_per_block=1,
             norm_num_groups=GROUPS,
+            resnet_time_scale_shift="scale_shift",  # after the normalization, which would take a mere shift out again
             add_attention=False,  # a blur is local
         )
     nn.init.zeros_(network.conv_out.weight)
