@@ -76,8 +76,8 @@ class Run:
         self.optimizer = self.system.configure_optimizers()["optimizer"]
         data = threestudio.find(config.data_type)(config.data)
         data.setup("fit")
-        self.loader, self.device = data.train_dataset, device
-        self.iteration, self.images_per_step = 0, 0
+        self.batches, self.device = iter(data.train_dataloader()), device
+        self.images_per_step = 0
 
     def step(self) -> float:
         """Milliseconds of one iteration. Drawing the camera is part of it.
@@ -88,16 +88,16 @@ class Run:
         synchronize(self.device)
         begin = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
-        batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in self.loader.collate({}).items()}
+        batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in next(self.batches).items()}
+        self.system.preprocess_data(batch, "train")
         out = self.system(batch)
-        self.images_per_step = len(out["comp_rgb"])
+        self.images_per_step = len(out["latents"] if "latents" in out else out["comp_rgb"])
         loss = self.system.total_loss(out, batch)
         loss.backward()
         self.optimizer.step()
         synchronize(self.device)
         milliseconds = 1e3 * (time.perf_counter() - begin)
         check_finite(0, loss, self.system.named_parameters())
-        self.iteration += 1
         return milliseconds
 
     def unet_work(self, iterations: int) -> dict[str, float]:

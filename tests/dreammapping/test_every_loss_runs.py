@@ -64,11 +64,13 @@ def test_it_takes_steps_by_its_config(name: str, kind: str, teacher: Path, corre
     system = threestudio.find(config.system_type)(config.system).train()
     data = threestudio.find(config.data_type)(config.data)
     data.setup("fit")
+    batches = iter(data.train_dataloader())
     optimizer = system.configure_optimizers()["optimizer"]
     before = [p.detach().clone() for p in system.geometry.parameters()]
     for _ in range(STEPS):
         optimizer.zero_grad()
-        batch = data.train_dataset.collate({})
+        batch = next(batches)
+        system.preprocess_data(batch, "train")
         value = system.total_loss(system(batch), batch)
         value.backward()
         assert torch.isfinite(value)

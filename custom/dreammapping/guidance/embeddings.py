@@ -79,14 +79,15 @@ class FurtherTexts:
 
     def __init__(self, encode: Callable[[Sequence[str]], Tensor]) -> None:
         self._encode = encode
-        self._known: dict[tuple[str, ...], Tensor] = {}
+        self._known: dict[tuple[torch.device, str], Tensor] = {}
 
     def embed(self, texts: Sequence[str], device: torch.device) -> Tensor:
         """[N,L,E] on `device`."""
-        key = (str(device), *texts)
-        if key not in self._known:
-            self._known[key] = self._encode(texts).to(device)
-        return self._known[key]
+        new = [text for text in dict.fromkeys(texts) if (device, text) not in self._known]
+        if new:
+            for text, embedding in zip(new, self._encode(new).to(device)):
+                self._known[device, text] = embedding
+        return torch.stack([self._known[device, text] for text in texts])
 
     def of_views(
         self, templates: Mapping[str, str], prompt_utils: Any, views: Views, *, view_dependent: bool
@@ -97,6 +98,12 @@ class FurtherTexts:
         """
         if not templates:
             return {}
+        if (of_images := getattr(prompt_utils, "image_prompts", None)) is not None:  # one prompt per image, no views
+            device = prompt_utils.text_embeddings.device
+            return {
+                name: self.embed([template.replace("{prompt}", prompt) for prompt in of_images], device)
+                for name, template in templates.items()
+            }
         prompts = [getattr(prompt_utils, "prompt", None), *(getattr(prompt_utils, "prompts_vd", None) or [None])]
         if None in prompts:
             raise ConfigError(

@@ -72,12 +72,15 @@ class PictureTexts:
     """[1,L,E] of the negative prompt."""
     empty_text_embeddings: Tensor | None
     """[1,L,E]; None if the prompt processor knows none."""
+    image_prompts: tuple[str, ...]
+    """[B], for losses that need texts made from the prompt."""
     use_perp_neg: bool = False
 
     def of(self, index: Sequence[int]) -> PictureTexts:
         """Those of these pictures."""
         chosen = self.text_embeddings[list(index)]
-        return PictureTexts(chosen, self.uncond_text_embeddings, self.empty_text_embeddings)
+        prompts = tuple(self.image_prompts[i] for i in index)
+        return PictureTexts(chosen, self.uncond_text_embeddings, self.empty_text_embeddings, prompts)
 
     def get_text_embeddings(
         self, elevation: Tensor, azimuth: Tensor, camera_distances: Tensor, view_dependent_prompting: bool = False
@@ -100,4 +103,6 @@ def embed(build: Callable[[str], Any], prompts: Sequence[str], particles: int) -
         others = {prompt: build(prompt)().text_embeddings for prompt in dict.fromkeys(prompts) if prompt != prompts[0]}
         texts = torch.cat([others.get(prompt, known.text_embeddings) for prompt in prompts])
     empty = getattr(known, "empty_text_embeddings", None)
-    return PictureTexts(texts.repeat_interleave(particles, 0), known.uncond_text_embeddings[:1], empty), prompts
+    of_images = tuple(prompt for prompt in prompts for _ in range(particles))
+    pictures = PictureTexts(texts.repeat_interleave(particles, 0), known.uncond_text_embeddings[:1], empty, of_images)
+    return pictures, prompts

@@ -113,7 +113,7 @@ def test_samples_are_what_the_sampler_of_diffusers_makes(folder):
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     for t in solver.timesteps:
         with torch.no_grad():
-            cond, uncond = (teacher.denoiser.network(x, t, e).sample for e in (text, empty))
+            cond, uncond = (teacher.network(x, t, e).sample for e in (text, empty))
         x = solver.step(uncond + 3.0 * (cond - uncond), t, x).prev_sample
     torch.testing.assert_close(got, x, atol=2e-3, rtol=2e-3)
 

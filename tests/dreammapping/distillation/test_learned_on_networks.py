@@ -55,7 +55,7 @@ def step(made, number):
 
 
 def frozen(made):
-    return {name: p.detach().clone() for name, p in made.teacher.denoiser.network.named_parameters()}
+    return {name: p.detach().clone() for name, p in made.teacher.network.named_parameters()}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -71,7 +71,7 @@ def test_only_the_losss_own_part_is_trained(folder, case):
     assert x.grad.abs().sum() > 0 and all(value.isfinite() for value in out.diagnostics.values())
     moved = [not torch.equal(p, b) for p, b in zip(made.loss.parameters(), before)]
     assert moved and all(moved)
-    unet = dict(made.teacher.denoiser.network.named_parameters())
+    unet = dict(made.teacher.network.named_parameters())
     assert all(p.grad is None and not p.requires_grad and torch.equal(p, weights[name]) for name, p in unet.items())
     assert not {p.data_ptr() for p in unet.values()} & {p.data_ptr() for p in made.loss.parameters()}
     names = set(made.loss.state_dict())
@@ -97,11 +97,11 @@ def test_a_lora_at_half_strength_is_half_the_update(folder):
     x, t, text = torch.randn(B, *made.teacher.latent_shape), torch.tensor([5, 800]), texts()["negative"]
     plain = made.teacher.predict(x, t, {"negative": text})["negative"]
     torch.testing.assert_close(made.loss.score.eps(x, t, text, None), plain)
-    scales = {module.scaling["default"] for module in made.loss.score.copy.unet.modules() if hasattr(module, "scaling")}
+    scales = {module.scaling["default"] for module in made.loss.score.copy.network.modules() if hasattr(module, "scaling")}
     assert scales == {0.5}
     assert {
         module.scaling["default"]
-        for module in build(folder, "vsd").loss.copy.unet.modules()
+        for module in build(folder, "vsd").loss.copy.network.modules()
         if hasattr(module, "scaling")
     } == {1.0}
 
@@ -120,7 +120,7 @@ def test_the_embeddings_gradient_is_that_of_the_network(folder):
     t, noise = torch.randint(0, 1000, (B,), generator=twin), torch.randn(clean.shape, generator=twin)
     ab = teacher.schedule.alpha_bar[t].float().view(-1, 1, 1, 1)
     x, text = ab.sqrt() * clean + (1 - ab).sqrt() * noise, loss.embedding.detach().clone().requires_grad_()
-    raw = teacher.denoiser.network(x, t, text.expand(B, -1, -1)).sample
+    raw = teacher.network(x, t, text.expand(B, -1, -1)).sample
     eps = raw if teacher.prediction_type == "epsilon" else ab.sqrt() * raw + (1 - ab).sqrt() * x
     (expected,) = torch.autograd.grad((eps - noise).square().mean(), text)
     assert expected.abs().max() > 0

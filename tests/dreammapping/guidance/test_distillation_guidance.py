@@ -10,7 +10,7 @@ import pytest
 import threestudio
 import torch
 from dreammapping.guidance import DreamMappingGuidance
-from dreammapping.guidance.embeddings import Views, named_embeddings
+from dreammapping.guidance.embeddings import FurtherTexts, Views, named_embeddings
 from omegaconf import OmegaConf
 
 from tests.helpers.tiny_teacher import make_tiny_teacher
@@ -351,3 +351,18 @@ def test_latents_are_distilled_as_they_are_and_decoded(build):
     rgb = guidance.decode_latents(latents.permute(0, 3, 1, 2))
     assert torch.equal(rgb, guidance.teacher.decode(latents.permute(0, 3, 1, 2)))
     assert rgb.shape == (B, 3, *guidance.teacher.image_size) and not rgb.requires_grad
+
+
+def test_texts_made_from_the_prompt_follow_each_picture_s_own():
+    asked = []
+
+    def encode(texts):
+        asked.append(list(texts))
+        return torch.stack([torch.full((2, 3), float(len(text))) for text in texts])
+
+    prompts = SimpleNamespace(image_prompts=("a mug", "a chair", "a mug"), text_embeddings=torch.zeros(3, 2, 3))
+    further, views = FurtherTexts(encode), Views(torch.zeros(3), torch.zeros(3), torch.ones(3))
+    for _ in range(2):
+        named = further.of_views({"target": "{prompt}!"}, prompts, views, view_dependent=False)
+        assert named["target"][:, 0, 0].tolist() == [6.0, 8.0, 6.0]
+    assert asked == [["a mug!", "a chair!"]]  # each text once

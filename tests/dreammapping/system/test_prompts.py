@@ -65,7 +65,7 @@ class OnePrompt:
         self.prompt = prompt
 
     def __call__(self) -> PictureTexts:
-        return PictureTexts(number(self.prompt), torch.zeros(1, 2, 3), None)
+        return PictureTexts(number(self.prompt), torch.zeros(1, 2, 3), None, (self.prompt,))
 
     def preprocess_prompt(self, prompt: str) -> str:
         return prompt.removeprefix("lib:")
