@@ -6,6 +6,7 @@ One file per loss; importing it here registers it.
 from __future__ import annotations
 
 # Registers the losses, one line each.
+from . import consistent3d  # noqa: F401
 from . import ism  # noqa: F401
 from . import sds  # noqa: F401
 from . import vdm  # noqa: F401
