@@ -71,23 +71,70 @@ def test_the_paper_s_numbers():
     assert OmegaConf.to_container(config.system.geometry.position_lr, resolve=True) == [0, 0.00056, 0.0000056, 5000]
 
 
+NEGATIVE_ISM = (
+    "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, oversaturation"
+)
+ALL_STEPS = "${trainer.max_steps}"
+
+
 @pytest.mark.parametrize(
-    ("name", "own"),
+    ("name", "own", "negative"),
     [
-        ("sds", {"loss": {"type": "sds"}, "guidance_scale": 100, "cfg_convention": "seed"}),
-        ("vsd", {"loss": {"type": "vsd"}, "guidance_scale": 7.5, "cfg_convention": "usual"}),
+        ("sds", {"loss": {"type": "sds"}, "guidance_scale": 100}, None),
+        ("vsd", {"loss": {"type": "vsd"}, "cfg_convention": "usual"}, None),
+        (
+            "ism",
+            {
+                "loss": {"type": "ism", "interval": [0, 100, 80, 1500]},
+                "cfg_convention": "usual",
+                "anchor": "negative",
+                "timesteps": {"type": "luciddreamer"},
+            },
+            NEGATIVE_ISM,
+        ),
+        (
+            "consistent3d",
+            {
+                "loss": {"type": "consistent3d", "share_noise": True},
+                "guidance_scale": [0, 50.0, 20.0, ALL_STEPS],
+                "timesteps": {
+                    "type": "consistency",
+                    "start": 700,
+                    "end": 100,
+                    "anneal_steps": ALL_STEPS,
+                    "min_step": 100,
+                    "max_step": 980,
+                },
+                "weighting_strategy": "uniform",
+                "grad_clip": [0, 0.2, 0.8, ALL_STEPS],
+            },
+            None,
+        ),
+        (
+            "sdi",
+            {
+                "loss": {
+                    "type": "sdi",
+                    "inversion_guidance_scale": -7.5,
+                    "inversion_n_steps": 10,
+                    "inversion_eta": 0.3,
+                },
+                "timesteps": {"type": "anneal", "start": 980, "end": 250, "anneal_steps": ALL_STEPS},
+            },
+            None,
+        ),
     ],
 )
-def test_baselines_differ_in_loss_and_scale_only(name, own):
-    def flat(name: str) -> dict:
-        config = OmegaConf.to_container(OmegaConf.load(CONFIGS / name), resolve=False)
-        guidance = config["system"]["guidance"]
-        keys = ("loss", "guidance_scale", "cfg_convention")
-        return {"name": config.pop("name"), "own": {key: guidance.pop(key) for key in keys}, "rest": config}
-
-    baseline, vdm = flat(f"{name}-gs.yaml"), flat("vdm-gs.yaml")
-    assert baseline["rest"] == vdm["rest"]
-    assert (baseline["name"], baseline["own"]) == (f"dreammapping-{name}-gs", own)
+def test_baselines_differ_in_loss_and_scale_only(name, own, negative):
+    """`own` is all that the guidance has in another way than VDM's, `negative` the method's negative prompt."""
+    baseline, vdm = (
+        OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{n}-gs.yaml"), resolve=False) for n in (name, "vdm")
+    )
+    vdm["name"] = f"dreammapping-{name}-gs"
+    vdm["system"]["guidance"] |= own
+    if negative is not None:
+        vdm["system"]["prompt_processor"]["negative_prompt"] = negative
+    assert baseline == vdm
 
 
 def test_the_field_is_prolificdreamers_with_another_loss():

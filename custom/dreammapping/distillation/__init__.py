@@ -8,6 +8,7 @@ from __future__ import annotations
 # Registers the losses, one line each.
 from . import consistent3d  # noqa: F401
 from . import ism  # noqa: F401
+from . import sdi  # noqa: F401
 from . import sds  # noqa: F401
 from . import vdm  # noqa: F401
 from . import vsd  # noqa: F401
