@@ -67,3 +67,17 @@ def test_the_values_of_the_baselines():
     assert prolific.trainer.max_steps == 25000 and prolific.data.resolution_milestones == [5000]
     assert prolific.system.guidance.max_step_percent == [5000, 0.98, 0.5, 5001]
     assert prolific.system.optimizer.params.guidance.lr == 1e-4
+
+
+@pytest.mark.parametrize("preset", ["paper", "embedded"])
+@pytest.mark.parametrize(
+    "path", [p for p in CONFIGS if "dreammapping-guidance" in p.read_text("utf-8")], ids=lambda p: p.name
+)
+def test_the_blocks_of_the_guidance_fit_what_they_name(path, preset):
+    load_extensions(ROOT / "custom")
+    from dreammapping.distillation import LOSSES, build_timesteps
+    from dreammapping.settings import parse_settings, to_plain
+
+    guidance = to_plain(load(path, preset)[0].system.guidance)
+    parse_settings(LOSSES.get(guidance["loss"].pop("type")).Settings, guidance["loss"], "system.guidance.loss")
+    build_timesteps(guidance["timesteps"], "system.guidance.timesteps")

@@ -72,63 +72,37 @@ def test_the_paper_s_numbers():
     assert OmegaConf.to_container(config.system.geometry.position_lr, resolve=True) == [0, 0.00056, 0.0000056, 5000]
 
 
-NEGATIVE_CSD = "oversaturated color, ugly, tiling, low quality, noisy"
-NEGATIVE_NFSD = (
-    "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
-)
-HALF, FOUR_FIFTHS = "${idiv:${trainer.max_steps},2}", "${idiv:${mul:${trainer.max_steps},4},5}"
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*-gs.yaml")), ids=lambda p: p.name)
+def test_losses_on_gaussians_differ_in_name_guidance_and_negative_prompt_only(path):
+    def rest(path: Path) -> dict:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        config["system"]["prompt_processor"].pop("negative_prompt", None)
+        return {**config, "name": None, "system": {**config["system"], "guidance": None}}
+
+    config, loss = OmegaConf.load(path), path.name.removesuffix("-gs.yaml")
+    assert rest(path) == rest(CONFIGS / "vdm-gs.yaml")
+    assert (config.name, config.system.guidance.loss.type) == (f"dreammapping-{loss}-gs", loss)
+    assert config.system.guidance.grad_reduction == "sum"  # as densification's threshold
 
 
 @pytest.mark.parametrize(
-    ("name", "own", "negative"),
+    ("name", "own"),
     [
-        ("sds", {"loss": {"type": "sds"}, "guidance_scale": 100}, None),
-        ("vsd", {"loss": {"type": "vsd"}, "cfg_convention": "usual"}, None),
-        (
-            "csd",
-            {
-                "loss": {"type": "csd", "k_n": [0, 0.0, -1.0, HALF], "k_0": [0, -1.0, 0.0, HALF]},
-                "grad_scale": 0.75,
-            },
-            NEGATIVE_CSD,
-        ),
-        ("nfsd", {"loss": {"type": "nfsd"}, "cfg_convention": "usual"}, NEGATIVE_NFSD),
-        ("ssd", {"loss": {"type": "ssd", "threshold": 100}, "grad_scale": 0.75}, None),
-        (
-            "bridge-sds",
-            {
-                "loss": {"type": "bridge-sds", "switch_step": FOUR_FIFTHS},
-                "guidance_scale": 100,
-                "cfg_convention": "usual",
-            },
-            None,
-        ),
-        ("lmc-sds", {"loss": {"type": "lmc-sds", "corrector": None}}, None),
-        (
-            "asynchronous",
-            {
-                "loss": {"type": "asynchronous"},
-                "cfg_convention": "usual",
-                "timesteps": {
-                    "type": "percent",
-                    "min_step_percent": [0, 0.5, 0.02, "${trainer.max_steps}"],
-                    "max_step_percent": [0, 0.98, 0.5, "${trainer.max_steps}"],
-                },
-            },
-            None,
-        ),
+        ("sds", {"loss": {"type": "sds"}, "guidance_scale": 100}),
+        ("vsd", {"loss": {"type": "vsd"}, "cfg_convention": "usual"}),
     ],
 )
-def test_baselines_differ_in_loss_and_scale_only(name, own, negative):
-    """`own` is all that the guidance has in another way than VDM's, `negative` the method's negative prompt."""
-    baseline, vdm = (
-        OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{n}-gs.yaml"), resolve=False) for n in (name, "vdm")
-    )
-    vdm["name"] = f"dreammapping-{name}-gs"
-    vdm["system"]["guidance"] |= own
-    if negative is not None:
-        vdm["system"]["prompt_processor"]["negative_prompt"] = negative
-    assert baseline == vdm
+def test_the_baselines_differ_in_loss_and_scale_only(name, own):
+    """`own` is all that the guidance has in another way than VDM's."""
+    baseline, vdm = (OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{n}-gs.yaml"), resolve=False) for n in (name, "vdm"))
+    assert baseline["system"]["guidance"] == vdm["system"]["guidance"] | own
+
+
+def test_every_loss_has_its_configs():
+    from dreammapping.distillation import LOSSES
+
+    for kind in ("gs", "2d"):
+        assert {p.name.removesuffix(f"-{kind}.yaml") for p in CONFIGS.glob(f"*-{kind}.yaml")} == set(LOSSES.names())
 
 
 def test_the_embedded_preset_has_a_corrector_for_its_teacher():
@@ -150,6 +124,8 @@ def test_the_embedded_preset_has_a_corrector_for_its_teacher():
     assert (folder / "corrector.safetensors").stat().st_size <= 2e6
     for row in read_card(folder, teacher.name).training["validation"]:
         assert row["corrector"] < min(row["image"], row["zero"], row["untrained"]), row
+=======
+>>>>>>> paths
 
 
 def test_the_field_is_prolificdreamers_with_another_loss():
