@@ -72,13 +72,15 @@ def test_the_paper_s_numbers():
     assert OmegaConf.to_container(config.system.geometry.position_lr, resolve=True) == [0, 0.00056, 0.0000056, 5000]
 
 
+def rest(path: Path) -> dict:
+    """What configs of one kind have in common."""
+    config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    config["system"]["prompt_processor"].pop("negative_prompt", None)
+    return {**config, "name": None, "system": {**config["system"], "guidance": None}}
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*-gs.yaml")), ids=lambda p: p.name)
 def test_losses_on_gaussians_differ_in_name_guidance_and_negative_prompt_only(path):
-    def rest(path: Path) -> dict:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        config["system"]["prompt_processor"].pop("negative_prompt", None)
-        return {**config, "name": None, "system": {**config["system"], "guidance": None}}
-
     config, loss = OmegaConf.load(path), path.name.removesuffix("-gs.yaml")
     assert rest(path) == rest(CONFIGS / "vdm-gs.yaml")
     assert (config.name, config.system.guidance.loss.type) == (f"dreammapping-{loss}-gs", loss)
@@ -124,8 +126,6 @@ def test_the_embedded_preset_has_a_corrector_for_its_teacher():
     assert (folder / "corrector.safetensors").stat().st_size <= 2e6
     for row in read_card(folder, teacher.name).training["validation"]:
         assert row["corrector"] < min(row["image"], row["zero"], row["untrained"]), row
-=======
->>>>>>> paths
 
 
 def test_the_field_is_prolificdreamers_with_another_loss():
@@ -143,11 +143,6 @@ def test_the_field_is_prolificdreamers_with_another_loss():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*-2d.yaml")), ids=lambda p: p.name)
 def test_pictures_of_all_losses_differ_in_name_guidance_and_negative_prompt_only(path):
-    def rest(path: Path) -> dict:
-        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        config["system"]["prompt_processor"].pop("negative_prompt", None)
-        return {**config, "name": None, "system": {**config["system"], "guidance": None}}
-
     config, vdm = OmegaConf.load(path), OmegaConf.load(CONFIGS / "vdm-2d.yaml")
     assert rest(path) == rest(CONFIGS / "vdm-2d.yaml")
     loss = path.name.removesuffix("-2d.yaml")
