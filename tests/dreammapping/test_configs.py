@@ -71,23 +71,73 @@ def test_the_paper_s_numbers():
     assert OmegaConf.to_container(config.system.geometry.position_lr, resolve=True) == [0, 0.00056, 0.0000056, 5000]
 
 
+VSD = {"guidance_scale": 7.5, "cfg_convention": "usual"}
+ASD_STEPS = {"type": "percent", "min_step_percent": 0.02, "max_step_percent": [0, 0.98, 0.5, 3000]}
+FLOW_STEPS = {"type": "anneal", "start": 980, "end": 20, "anneal_steps": "${trainer.max_steps}", "hold": 10}
+LODS_STEPS = {"type": "percent", "min_step_percent": 0.02, "max_step_percent": [1000, 0.98, 0.55, 1001]}
+
+
 @pytest.mark.parametrize(
     ("name", "own"),
     [
         ("sds", {"loss": {"type": "sds"}, "guidance_scale": 100, "cfg_convention": "seed"}),
-        ("vsd", {"loss": {"type": "vsd"}, "guidance_scale": 7.5, "cfg_convention": "usual"}),
+        ("vsd", {"loss": {"type": "vsd"}, **VSD}),
+        ("dreamflow", {"loss": {"type": "dreamflow"}, "timesteps": FLOW_STEPS, **VSD}),
+        (
+            "asd",
+            {
+                "loss": {"type": "asd", "gamma": -0.75, "lora_lr": 0.0001},
+                "anchor": "negative",
+                "timesteps": ASD_STEPS,
+                "weighting_strategy": "asd",
+                **VSD,
+            },
+        ),
+        (
+            "lods",
+            {
+                "loss": {"type": "lods", "variant": "embedding", "psi_lr": 0.001},
+                "guidance_scale": 1000,
+                "cfg_convention": "usual",
+                "anchor": "negative",
+                "timesteps": LODS_STEPS,
+                "weighting_strategy": "sds",
+                "grad_scale": 1.0,
+                "negative_prompt": "a point cloud image",
+            },
+        ),
     ],
 )
 def test_baselines_differ_in_loss_and_scale_only(name, own):
-    def flat(name: str) -> dict:
-        config = OmegaConf.to_container(OmegaConf.load(CONFIGS / name), resolve=False)
-        guidance = config["system"]["guidance"]
-        keys = ("loss", "guidance_scale", "cfg_convention")
-        return {"name": config.pop("name"), "own": {key: guidance.pop(key) for key in keys}, "rest": config}
+    def read(name: str) -> dict:
+        return OmegaConf.to_container(OmegaConf.load(CONFIGS / name), resolve=False)
 
-    baseline, vdm = flat(f"{name}-gs.yaml"), flat("vdm-gs.yaml")
-    assert baseline["rest"] == vdm["rest"]
-    assert (baseline["name"], baseline["own"]) == (f"dreammapping-{name}-gs", own)
+    baseline, vdm = read(f"{name}-gs.yaml"), read("vdm-gs.yaml")
+    prompt = vdm["system"]["prompt_processor"]
+    if "negative_prompt" in own:
+        prompt["negative_prompt"] = own.pop("negative_prompt")
+    vdm["system"]["guidance"].update(own)
+    vdm["name"] = f"dreammapping-{name}-gs"
+    assert baseline == vdm
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.name)
+@pytest.mark.parametrize("preset", ["paper", "embedded"])
+def test_guidance_stays_valid_under_the_presets(path, preset):
+    """An overlay's keys must fit the loss and the timesteps they meet."""
+    from dreammapping.distillation import LOSSES, WEIGHTINGS, build_timesteps
+    from dreammapping.settings import parse_settings
+    from threestudio.utils.config import merge_config
+    from threestudio.utils.presets import overlay_files
+
+    geometry = OmegaConf.load(path).system.geometry_type
+    guidance = merge_config(path, *overlay_files(path, preset, geometry)).system.guidance
+    steps = build_timesteps(guidance.timesteps)
+    loss = OmegaConf.to_container(guidance.loss)
+    parse_settings(LOSSES.get(loss.pop("type")).Settings, loss, "loss")
+    WEIGHTINGS.get(guidance.weighting_strategy)
+    if path.name == "dreamflow-gs.yaml":
+        assert steps.bounds(0, 1000) == (980, 980), "t is never random"
 
 
 def test_the_field_is_prolificdreamers_with_another_loss():

@@ -111,17 +111,36 @@ def load_config(
     return finish_config(merged, **kwargs)
 
 
-def merge_config(
-    *yamls: str | os.PathLike[str], cli_args: Sequence[str] = (), from_string: bool = False
-) -> DictConfig:
-    """The merged files and overrides with interpolations unresolved; later ones win."""
+def merge_config(*yamls: str | os.PathLike[str], cli_args: Sequence[str] = (), from_string: bool = False) -> DictConfig:
+    """The merged files and overrides with interpolations unresolved; later ones win.
+
+    A block to which a later file gives another `type` is replaced, not merged: its other keys are the former type's.
+    """
     parts = [_parse_yaml(entry) if from_string else load_config_file(entry) for entry in yamls]
     try:
-        merged = OmegaConf.merge(*parts)
+        merged = OmegaConf.create({})
+        for part in parts:
+            _empty_blocks_of_other_types(merged, part)
+            merged = OmegaConf.merge(merged, part)
     except OmegaConfBaseException as error:
         raise ConfigError(f"The files {', '.join(map(str, yamls))} cannot be merged: {error}") from error
     apply_overrides(merged, cli_args)
     return merged
+
+
+def _empty_blocks_of_other_types(merged: DictConfig, part: DictConfig) -> None:
+    for key in part:
+        if key not in merged or any(
+            OmegaConf.is_interpolation(c, key) or OmegaConf.is_missing(c, key) for c in (merged, part)
+        ):
+            continue
+        old, new = merged[key], part[key]
+        if not (isinstance(old, DictConfig) and isinstance(new, DictConfig)):
+            continue
+        if "type" in old and "type" in new and old._get_node("type") != new._get_node("type"):
+            merged[key] = {}
+        else:
+            _empty_blocks_of_other_types(old, new)
 
 
 def finish_config(merged: DictConfig, **kwargs: Any) -> DictConfig:

@@ -131,5 +131,21 @@ def test_overrides_merge_mappings_and_replace_lists():
     assert OmegaConf.to_container(merged) == {"a": {"b": {"c": 5, "d": 2}, "l": [7]}, "new": {"key": 1}}
 
 
+def test_a_block_of_another_type_is_replaced_and_one_of_the_same_type_merged():
+    base = "{s: {t: {type: anneal, start: 980}, same: {type: a, x: 1}, plain: {x: 1}, link: '${s.t}', n: 1}}"
+    over = "{s: {t: {type: percent, low: 0.1}, same: {type: a, y: 2}, plain: {type: b}, n: '${s.same.x}'}}"
+    merged = merge_config(base, over, from_string=True)
+    assert OmegaConf.to_container(merged, resolve=True) == {
+        "s": {
+            "t": {"type": "percent", "low": 0.1},
+            "same": {"type": "a", "x": 1, "y": 2},
+            "plain": {"x": 1, "type": "b"},
+            "link": {"type": "percent", "low": 0.1},
+            "n": 1,
+        }
+    }
+    assert list(merged.s) == ["t", "same", "plain", "link", "n"]
+
+
 def test_the_resolvers_can_be_registered_again():
     runpy.run_path(config_module.__file__)
