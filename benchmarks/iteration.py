@@ -31,9 +31,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
 import dreammapping  # noqa: E402, F401  registers its classes
 import threestudio  # noqa: E402
+from dreammapping.correction import CorrectorCard, build_corrector, save_corrector  # noqa: E402
 from dreammapping.distillation import LOSSES  # noqa: E402
 from dreammapping.evaluation.resources import device_name, peak_gpu_memory_bytes, peak_memory_bytes  # noqa: E402
 from dreammapping.system.guards import check_finite  # noqa: E402
+from dreammapping.teachers import DiffusersTeacher  # noqa: E402
 from threestudio.utils.config import load_config  # noqa: E402
 from threestudio.utils.misc import get_device  # noqa: E402
 from threestudio.utils.presets import overlay_files  # noqa: E402
@@ -141,6 +143,15 @@ def random_sd21(folder: Path) -> Path:
     return folder
 
 
+def random_corrector(folder: Path, teacher: Path) -> Path:
+    """What lmc-sds needs for that teacher, untrained."""
+    model = DiffusersTeacher.load(str(teacher))
+    known = {"teacher": str(teacher), "teacher_fingerprint": model.fingerprint}
+    card = CorrectorCard(latent_shape=model.latent_shape, steps=model.schedule.steps, **known)
+    save_corrector(build_corrector(card.latent_shape, card.reads, card.widths), card, folder)
+    return folder
+
+
 def compare(runs: dict[str, Run], warmup: int, blocks: int, per_block: int) -> dict[str, dict[str, Any]]:
     """Milliseconds and U-Net work per iteration; the runs take turns, so that a slow moment hits all of them."""
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -163,9 +174,11 @@ def paper_shapes(device: torch.device, losses: list[str], kind: str, iterations:
     with tempfile.TemporaryDirectory() as scratch:
         teacher = random_sd21(Path(scratch) / "teacher")
         own = [f"system.prompt_processor.pretrained_model_name_or_path={teacher}", "system.prompt_processor.spawn=false"]
+        corrector = random_corrector(Path(scratch) / "corrector", teacher) if "lmc-sds" in losses else None
         for loss in losses:
+            needed = [f"system.guidance.loss.corrector={corrector}"] if loss == "lmc-sds" else []
             torch.cuda.reset_peak_memory_stats(device)
-            run = Run(configuration(loss, kind, [*own, *overrides], False), device)
+            run = Run(configuration(loss, kind, [*own, *needed, *overrides], False), device)
             report[loss] = compare({loss: run}, warmup=3, blocks=1, per_block=iterations)[loss]
             report[loss]["peak_gpu_memory_bytes"] = peak_gpu_memory_bytes(device)
             print(line(loss, report), flush=True)

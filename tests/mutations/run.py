@@ -101,7 +101,8 @@ def try_out(mutation: Mutation) -> Outcome:
                 shutil.copy(source, copy / name)
         mutation.apply(copy)
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *mutation.tests]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(copy), str(copy / "custom"))), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join(filter(None, (str(copy), str(copy / "custom"), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     if done.returncode not in (0, 1, 2):  # 2: the broken code does not even import
         raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
