@@ -72,9 +72,7 @@ def test_the_paper_s_numbers():
 
 
 NEGATIVE_CSD = "oversaturated color, ugly, tiling, low quality, noisy"
-NEGATIVE_NFSD = (
-    "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
-)
+NEGATIVE_NFSD = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 HALF, FOUR_FIFTHS = "${idiv:${trainer.max_steps},2}", "${idiv:${mul:${trainer.max_steps},4},5}"
 
 
