@@ -95,6 +95,15 @@ def test_gaussians_go_on_from_a_checkpoint_and_are_exported(threestudio_folder: 
     assert splat.read_bytes() == whole
 
 
+@pytest.mark.parametrize("name", ["csd", "bridge-sds"])
+def test_losses_with_texts_that_the_prompt_processor_does_not_have(threestudio_folder: Path, tmp_path: Path, name: str):
+    """The empty prompt of the one, the target and the source of the other; its second stage begins at step 16."""
+    config = CONFIGS / f"{name}-gs.yaml"
+    checkout.train(threestudio_folder, f"custom/dreammapping/configs/{config.name}", *small(tmp_path, config, name))
+    losses = checkout.losses(tmp_path / name / "small")
+    assert checkout.all_finite(losses) and len(losses["train/loss_distillation"]) == STEPS
+
+
 @pytest.mark.skipif(not (CONFIGS / "vdm-nerf.yaml").is_file(), reason="there is no vdm-nerf.yaml yet")
 def test_the_radiance_field_trains(threestudio_folder: Path, tmp_path: Path):
     config, given = tmp_path / "vdm-nerf.yaml", OmegaConf.load(CONFIGS / "vdm-nerf.yaml")

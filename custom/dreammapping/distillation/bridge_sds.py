@@ -4,7 +4,7 @@
     stage 2:  R = S (e_target - e_source)                     at the same x_t; S is the usual guidance scale
 
 The target is the prompt with words of quality, the source the prompt with words for what is wrong with the renderings:
-a bridge from the distribution they have to the one they should have. Stage 2 has no eps, no anchor and ignores Perp-Neg.
+a bridge from the distribution they have to the one they should have. Stage 2 has no eps, no anchor, no Perp-Neg.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .teacher import Cost, PromptedTeacher
 
 @dataclass
 class BridgeSDSSettings:
-    """Options of SDS-Bridge; the texts are its public 2D code's, in which {prompt} stands for the prompt and its view."""
+    """Options of SDS-Bridge; the texts are its public 2D code's. {prompt} stands for the prompt and its view."""
 
     target: str = "{prompt}, detailed high resolution, high quality, sharp"
     """The public 3D code adds nothing."""

@@ -4,9 +4,9 @@
     table1:  R = e_c - lam_s e_n + s (e_c - e_u)                          (DreamMapping, Table 1, inside its eq. 10)
 
 e_n is the prediction for the negative prompt, e_0 for the empty one, e_u for the anchor. The code's R is that of table1
-with lam_s = 1 divided by 1 + s, where k_n = -1 / (1 + s) and k_0 = -s / (1 + s); it is so much smaller.
-With Perp-Neg, code adds `k_perp` times the directions it finds, relative to the anchor; the public code's is `negative`.
-Its first stage also divides the whole gradient by its norm, which is left out here.
+with lam_s = 1, divided by 1 + s, where k_n = -1 / (1 + s) and k_0 = -s / (1 + s); it is so much smaller.
+With Perp-Neg, code adds `k_perp` times the directions it finds, relative to the anchor (public code: `negative`). The
+public code's first stage also divides the whole gradient by its norm, which is left out here.
 """
 
 from __future__ import annotations

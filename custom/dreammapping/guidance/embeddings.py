@@ -107,8 +107,9 @@ class FurtherTexts:
         prompts = [getattr(prompt_utils, "prompt", None), *(getattr(prompt_utils, "prompts_vd", None) or [None])]
         if None in prompts:
             raise ConfigError(
-                f"the loss needs texts made from the prompt ({', '.join(templates)}), but {type(prompt_utils).__name__} "
-                "does not tell its prompts; set system.prompt_processor_type: stable-diffusion-prompt-processor"
+                f"the loss needs texts made from the prompt ({', '.join(templates)}), but "
+                f"{type(prompt_utils).__name__} does not tell its prompts; "
+                "set system.prompt_processor_type: stable-diffusion-prompt-processor"
             )
         texts = [template.replace("{prompt}", prompt) for template in templates.values() for prompt in prompts]
         embedded = self.embed(texts, prompt_utils.text_embeddings.device).unflatten(0, (len(templates), len(prompts)))
