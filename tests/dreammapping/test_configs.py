@@ -115,7 +115,10 @@ def test_pictures_of_all_losses_differ_in_name_and_guidance_only(path):
     assert (config.name, config.system.guidance.loss.type) == (f"dreammapping-{loss}-2d", loss)
     assert config.system.guidance.view_dependent_prompting is False
     # Below the head, the same lines in the same order, comments included.
-    lines = [body.read_text(encoding="utf-8").partition("\nname: ")[2].splitlines() for body in (path, CONFIGS / "vdm-2d.yaml")]
+    lines = [
+        body.read_text(encoding="utf-8").partition("\nname: ")[2].splitlines()
+        for body in (path, CONFIGS / "vdm-2d.yaml")
+    ]
     blocks = [[line for line in part if line not in _guidance(part)][1:] for part in lines]
     assert blocks[0] == blocks[1]
 
@@ -130,7 +133,11 @@ def test_the_numbers_of_pictures():
     config = OmegaConf.load(CONFIGS / "vdm-2d.yaml")
     guidance = OmegaConf.to_container(config.system.guidance)
     assert guidance["loss"] == {"type": "vdm", "dca_cutoff": 300, "psi_lr": 0.01}
-    assert (guidance["guidance_scale"], guidance["cfg_convention"], guidance["weighting_strategy"]) == (7.5, "seed", "sds")
+    assert (guidance["guidance_scale"], guidance["cfg_convention"], guidance["weighting_strategy"]) == (
+        7.5,
+        "seed",
+        "sds",
+    )
     assert config.system.optimizer.name == "Adam" and config.system.optimizer.params.geometry.lr == 0.03
     assert "size" not in config.system.geometry and set(config.data) == {"batch_size"}
 
