@@ -62,7 +62,9 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 def test_a_run_leaves_pictures_previews_video_and_a_card(whole: Path):
     save = whole / "save"
-    names = [f"0{n}-{p}-{k}.png" for n, p in enumerate(["a_red_striped_mug", "a_blue_ball", "a_green_cube"]) for k in (0, 1)]
+    names = [
+        f"0{n}-{p}-{k}.png" for n, p in enumerate(["a_red_striped_mug", "a_blue_ball", "a_green_cube"]) for k in (0, 1)
+    ]
     assert sorted(pictures(whole)) == names
     images = [imageio.imread(save / f"it{STEPS}-pictures" / name) for name in names]
     assert all(image.shape == (32, 32, 3) for image in images)

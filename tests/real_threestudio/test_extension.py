@@ -118,6 +118,21 @@ def test_the_radiance_field_trains(threestudio_folder: Path, tmp_path: Path):
     assert (folder / "save" / f"it{STEPS}-test.mp4").is_file()
 
 
+def test_pictures_train_for_one_prompt_and_for_several(threestudio_folder: Path, tmp_path: Path):
+    given = [o for o in small_run.overrides(TEACHER, tmp_path, STEPS, STEPS // 2, "2d") if not o.startswith("data.")]
+    given = [o for o in given if not o.startswith("system.geometry.")]
+    for tag, prompts in (("one", []), ("two", ["system.prompts=[a red mug, a blue chair]", "data.batch_size=1"])):
+        checkout.train(threestudio_folder, "custom/dreammapping/configs/vdm-2d.yaml", *given, *prompts, f"tag={tag}")
+        save = tmp_path / "2d" / tag / "save"
+        assert len(list((save / f"it{STEPS}-pictures").glob("*.png"))) == 1 + len(prompts) // 2
+        assert (save / "progress.mp4").is_file() and (save / "pictures.png").is_file()
+        assert checkout.all_finite(checkout.losses(save.parent))
+        sheet = (save / "pictures.png").read_bytes()
+        again = ["--config", str(save.parent / "configs" / "parsed.yaml"), f"resume={save.parent}/ckpts/last.ckpt"]
+        checkout.run(threestudio_folder, "launch.py", "--gpu", "", "--test", *again)
+        assert (save / "pictures.png").read_bytes() == sheet
+
+
 def test_the_guidance_in_threestudio_s_own_prolificdreamer(threestudio_folder: Path, tmp_path: Path):
     """As docs/threestudio.md says: its config with another guidance block and another weight."""
     changes = OmegaConf.create(re.search(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1])

@@ -70,7 +70,9 @@ class ImageDataModule(pl.LightningDataModule):
         super().__init__()
         self.cfg = parse_structured(ImageDataModuleConfig, {} if cfg is None else cfg)
         if self.cfg.batch_size is not None and self.cfg.batch_size < 1:
-            raise ConfigError(f"data.batch_size is {self.cfg.batch_size}; it must be at least 1, or null for all pictures")
+            raise ConfigError(
+                f"data.batch_size is {self.cfg.batch_size}; it must be at least 1, or null for all pictures"
+            )
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(TrainingSteps(self.cfg.batch_size), batch_size=None)

@@ -99,7 +99,9 @@ def _size(given: Any) -> tuple[int, int] | None:
         return None
     fits = isinstance(size, (list, tuple)) and len(size) == 2
     if not fits or not all(isinstance(side, int) and 1 <= side <= 4096 for side in size):
-        raise ConfigError(f"{WHERE}.size is {size!r}; it must be [height, width], whole numbers from 1 to 4096, or null")
+        raise ConfigError(
+            f"{WHERE}.size is {size!r}; it must be [height, width], whole numbers from 1 to 4096, or null"
+        )
     return size[0], size[1]
 
 

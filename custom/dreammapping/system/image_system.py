@@ -54,7 +54,9 @@ class DreamMappingImageSystem(DreamMappingSystem):
         if cfg.prompts is None:
             super().check_prompt()
         if cfg.prompt_processor.get("use_perp_neg"):
-            raise ConfigError("Perp-Neg is about views, which pictures do not have: set prompt_processor.use_perp_neg=false")
+            raise ConfigError(
+                "Perp-Neg is about views, which pictures do not have: set prompt_processor.use_perp_neg=false"
+            )
         given = [cfg.prompt_processor.get("prompt")] if cfg.prompts is None else cfg.prompts
         self.prompts = read_prompts(given, cfg.prompt_list)
 

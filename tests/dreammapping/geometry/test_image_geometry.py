@@ -31,7 +31,7 @@ def test_sizes_are_the_teacher_s(config, shape):
     geometry = make(prompts=2, particles=3, **config)
     assert [tuple(picture.shape) for picture in geometry.pictures] == [shape] * 6
     assert len(list(geometry.parameters())) == 6
-    (name, values), = geometry.export().items()
+    ((name, values),) = geometry.export().items()
     assert name == ("pixels" if config.get("parameterization") else "latents") and values.shape == (6, *shape)
 
 

@@ -37,7 +37,9 @@ def halves(tmp_path):
     return str(tmp_path / "halves.png")
 
 
-@pytest.mark.parametrize("kind", [PIXELS, PictureKind((3, 128, 192), None, torch.device("cpu"))], ids=["smaller", "larger"])
+@pytest.mark.parametrize(
+    "kind", [PIXELS, PictureKind((3, 128, 192), None, torch.device("cpu"))], ids=["smaller", "larger"]
+)
 def test_a_file_is_fitted_to_the_size(halves, kind):
     values = first(kind, type="image", path=halves)
     assert values.shape == kind.shape and -1 <= values.min() and values.max() <= 1

@@ -40,7 +40,9 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("parameterization", ["latent", "pixel"])
 def test_every_picture_becomes_its_prompt_s(train, parameterization):
-    ends = train(PROMPTS[:2], 60, f"system.geometry.parameterization={parameterization}", "system.geometry.init.type=zeros")
+    ends = train(
+        PROMPTS[:2], 60, f"system.geometry.parameterization={parameterization}", "system.geometry.init.type=zeros"
+    )
     for prompt, end in zip(PROMPTS, ends):
         assert (end - picture(prompt)).abs().max() < 0.1 < picture(prompt).abs().mean()
     assert (ends[0] - ends[1]).abs().mean() > 0.2

@@ -78,7 +78,11 @@ def test_an_overlay_for_a_kind_of_data_comes_before_that(config_path):
     files = choose_preset("embedded", config_path, merged, cuda=False).files
     assert [file.name for file in files] == ["embedded.yaml", "cameras.yaml", "splats.yaml", "run.yaml"]
     config_path.write_text("data_type: cameras\n")
-    assert [file.name for file in overlay_files(config_path, "embedded")] == ["embedded.yaml", "cameras.yaml", "run.yaml"]
+    assert [file.name for file in overlay_files(config_path, "embedded")] == [
+        "embedded.yaml",
+        "cameras.yaml",
+        "run.yaml",
+    ]
 
 
 def test_without_presets_the_config_is_taken_as_it_is(tmp_path):

@@ -320,6 +320,7 @@ def test_many_texts_are_embedded_at_once(teacher, monkeypatch, caplog):
         "spawn_func",
         staticmethod(lambda name, prompts, folder: (calls.append(prompts), encode_now(name, prompts, folder))),
     )
+    caplog.clear()
     texts = ["a blue cone", "a red mug", "a green ball", "a blue cone"]
     with caplog.at_level(logging.WARNING):
         embedded = processor.embed([*texts, "a red cube " * 20])
