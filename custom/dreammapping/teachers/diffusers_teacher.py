@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .lora import LoraPredictor
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-TEXT_BATCH = 32
 
 
 @dataclass
@@ -157,7 +156,8 @@ class DiffusersTeacher:
         encoder = load_part(CLIPTextModel, source, "text_encoder", use_safetensors=True).eval().float()
         length = tokenizer.model_max_length
         tokens = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return torch.cat([encoder(part)[0] for part in tokens.input_ids.split(TEXT_BATCH)])
+        # One by one: in a batch an embedding would depend, in its last bits, on its neighbors.
+        return torch.cat([encoder(row[None])[0] for row in tokens.input_ids])
 
     def embed_empty_prompt(self) -> Tensor:
         """The empty prompt's embedding [1,L,E]."""
