@@ -121,7 +121,7 @@ def test_the_embeddings_gradient_is_that_of_the_network(folder):
     ab = teacher.schedule.alpha_bar[t].float().view(-1, 1, 1, 1)
     x, text = ab.sqrt() * clean + (1 - ab).sqrt() * noise, loss.embedding.detach().clone().requires_grad_()
     raw = teacher.network(x, t, text.expand(B, -1, -1)).sample
-    eps = raw if teacher.prediction_type == "epsilon" else ab.sqrt() * raw + (1 - ab).sqrt() * x
+    eps = raw if teacher.denoiser.prediction_type == "epsilon" else ab.sqrt() * raw + (1 - ab).sqrt() * x
     (expected,) = torch.autograd.grad((eps - noise).square().mean(), text)
     assert expected.abs().max() > 0
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-9)
