@@ -15,15 +15,24 @@ from threestudio.errors import ConfigError
 def apply_overrides(config: DictConfig, overrides: Sequence[str]) -> None:
     """Write each `a.b.c=value` into `config`, in order. Mappings are merged, lists and scalars replaced.
 
+    A mapping with another `type` than the present one replaces it: keys of one type mean nothing to another.
+
     Raises:
         ConfigError: no `=`, an empty key, or a path through something that is no mapping.
     """
     for text in overrides:
         key, value = split_override(text)
         try:
-            OmegaConf.update(config, key, value, merge=True, force_add=True)
+            OmegaConf.update(config, key, value, merge=not _retypes(config, key, value), force_add=True)
         except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
             raise ConfigError(f"The override '{text}' does not fit the config: {error}") from error
+
+
+def _retypes(config: DictConfig, key: str, value: Any) -> bool:
+    if not isinstance(value, dict) or "type" not in value:
+        return False
+    present = OmegaConf.select(config, f"{key}.type")
+    return present is not None and present != value["type"]
 
 
 def split_override(text: str) -> tuple[str, Any]:

@@ -142,3 +142,13 @@ def test_a_block_of_another_type_replaces_the_earlier_one():
 
 def test_the_resolvers_can_be_registered_again():
     runpy.run_path(config_module.__file__)
+
+
+def test_an_override_with_another_type_replaces_the_block_and_one_with_the_same_type_is_merged():
+    base = "{t: {type: percent, low: 0.1}, plain: {x: 1}}"
+    overrides = ["t={type: consistency, start: 700}", "plain={type: b}", "t={type: consistency, end: 100}"]
+    merged = merge_config(base, cli_args=overrides, from_string=True)
+    assert OmegaConf.to_container(merged) == {
+        "t": {"type": "consistency", "start": 700, "end": 100},
+        "plain": {"x": 1, "type": "b"},
+    }
