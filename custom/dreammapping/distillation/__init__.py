@@ -16,6 +16,7 @@ from . import nfsd  # noqa: F401
 from . import lmc_sds  # noqa: F401
 from . import consistent3d  # noqa: F401
 from . import ism  # noqa: F401
+from . import sctd  # noqa: F401
 from . import sdi  # noqa: F401
 from . import sds  # noqa: F401
 from . import ssd  # noqa: F401
