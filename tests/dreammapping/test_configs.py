@@ -100,6 +100,13 @@ def test_the_baselines_differ_in_loss_and_scale_only(name, own):
     assert baseline["system"]["guidance"] == vdm["system"]["guidance"] | own
 
 
+@pytest.mark.parametrize("name", ["dreamflow-gs.yaml", "dreamflow-2d.yaml", "presets/embedded/dreamflow-gs.yaml"])
+def test_dreamflow_goes_down_the_schedule_once(name):
+    timesteps = OmegaConf.to_container(OmegaConf.load(CONFIGS / name), resolve=False)["system"]["guidance"]["timesteps"]
+    assert (timesteps["type"], timesteps["start"], timesteps["end"]) == ("anneal", 980, 20)
+    assert timesteps["anneal_steps"] == "${trainer.max_steps}" and timesteps["hold"] > 1
+
+
 def test_every_loss_has_its_configs():
     from dreammapping.distillation import LOSSES
 

@@ -4,8 +4,8 @@
     python tests/mutations/run.py vdm cfg --workers 2
 
 A mutation is {what, file, before, after} and optionally {tests}: in a copy of the repository, the text `before`, which must occur
-exactly once in `file`, is replaced by `after`; then pytest runs `tests` (default: the tests of the losses, those named like the list
-first) until one fails. A mutation that no test notices survives: the tests have a hole, and this script ends with 1. The table goes to
+exactly once in `file`, is replaced by `after`; then pytest runs `tests` (default: those of the losses, of the list's name first, or
+those of the folder the file is in) until one fails. A mutation that no test notices survives: the tests have a hole, and this script ends with 1. The table goes to
 tests/mutations/results.md, where rows of lists that were not run stay as they were.
 """
 
@@ -74,13 +74,18 @@ def load_mutations(groups: Iterable[str] = ()) -> list[Mutation]:
     found = []
     for file in files:
         for entry in OmegaConf.to_container(OmegaConf.load(file)):
-            tests = tuple(entry.pop("tests", None) or default_tests(file.stem))
+            tests = tuple(entry.pop("tests", None) or default_tests(file.stem, entry["file"]))
             found.append(Mutation(group=file.stem, tests=tests, **entry))
     return found
 
 
-def default_tests(group: str) -> list[str]:
-    """The losses' tests; the file named like the list comes first, as it most likely notices."""
+def default_tests(group: str, file: str) -> list[str]:
+    """The losses' tests, those named like the list first, as they most likely notice; of another folder's file, that folder's."""
+    mirrored = ROOT / "tests" / Path(file).parent.relative_to("custom")
+    if "configs" in mirrored.parts:
+        return ["tests/dreammapping/test_configs.py"]
+    if mirrored not in (DEFAULT_TESTS, ROOT / "tests" / "dreammapping" / "teachers"):
+        return [mirrored.relative_to(ROOT).as_posix()]
     own = DEFAULT_TESTS / f"test_{group.replace('-', '_')}.py"
     others = [f for f in sorted(DEFAULT_TESTS.glob("test_*.py")) if f != own]
     return [f.relative_to(ROOT).as_posix() for f in ([own] if own.exists() else []) + others]

@@ -14,6 +14,10 @@ CARD = "card.json"
 READS = ("clean", "noisy")
 
 
+WIDTHS = (32, 64)
+"""Channels of the corrector's own levels, whatever the teacher's size."""
+
+
 @dataclass
 class CorrectorCard:
     """A corrector's description; its fields are the keys of the JSON file."""
@@ -28,7 +32,7 @@ class CorrectorCard:
     """Of its weights; empty if it could not be determined."""
     reads: Literal["clean", "noisy"] = "clean"
     """What b_psi sees of a draw: x_0 or x_t."""
-    widths: tuple[int, ...] = (32, 64)
+    widths: tuple[int, ...] = WIDTHS
     """Channels of the U-Net's levels; each is a multiple of 8."""
     training: dict[str, Any] = field(default_factory=dict)
     """How it was trained and how well it does; for people."""

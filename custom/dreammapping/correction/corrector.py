@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..files import write_atomic
-from .card import CARD, CorrectorCard, advice, read_card
+from .card import CARD, WIDTHS, CorrectorCard, advice, read_card
 
 WEIGHTS = "corrector.safetensors"
 GROUPS = 8
@@ -41,7 +41,7 @@ class Corrector(nn.Module):
 
 
 def build_corrector(
-    latent_shape: tuple[int, int, int], reads: str = "clean", widths: Sequence[int] = (32, 64), seed: int = 0
+    latent_shape: tuple[int, int, int], reads: str = "clean", widths: Sequence[int] = WIDTHS, seed: int = 0
 ) -> Corrector:
     """An untrained corrector for latents (C, h, w), on the CPU in float32. Raises ConfigError for impossible sizes."""
     from diffusers import UNet2DModel

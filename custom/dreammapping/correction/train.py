@@ -22,7 +22,7 @@ import torch
 from ..errors import ConfigError
 from ..files import write_atomic
 from ..teachers import DiffusersTeacher
-from .card import READS, CorrectorCard
+from .card import READS, WIDTHS, CorrectorCard
 from .corrector import build_corrector, save_corrector
 from .fit import FitOptions, fit
 from .images import Folder, Images, Samples, read_prompts
@@ -143,13 +143,13 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--images", type=Path, help="folder of pictures, captions in .txt files beside them")
     source.add_argument("--prompts", type=Path, help="text file, one prompt a line, for pictures the teacher draws")
-    parser.add_argument("--count", type=int, default=512, help="number of pictures (at most, with --images)")
+    parser.add_argument("--count", type=int, default=500, help="number of pictures (at most, with --images)")
     parser.add_argument("--sample-steps", type=int, default=20, help="steps of DPM-Solver++")
     parser.add_argument("--sample-scale", type=float, default=7.5, help="guidance scale of the pictures")
     parser.add_argument("--times", type=int, default=8, help="times t per picture, each with two noises")
     parser.add_argument("--image-batch", type=int, default=16)
     parser.add_argument("--reads", choices=READS, default="clean", help="b(x_0, t) or b(x_t, t)")
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64], help="channels of the U-Net's levels")
+    parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS), help="channels of the U-Net's levels")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)

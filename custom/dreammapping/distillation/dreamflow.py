@@ -8,7 +8,7 @@ There is no public code. What can be read in public, and what it leaves open:
 Stated in the abstract and on the project page: t follows a predetermined schedule instead of being random; the image
 is transported by an approximate probability flow between its own distribution and the teacher's (a Schroedinger
 bridge); a fine-tuned copy of the denoiser gives the score of the current scene; each stage (radiance field, mesh, refiner
-at 1024 x 1024) has a schedule of its own. Stated by its reviewers at ICLR: t decreases, with an inner loop of updates for
+of large pictures) has a schedule of its own. Stated by its reviewers at ICLR: t decreases, with an inner loop of updates for
 each t; the flow's formula is VSD's with the time-derivative of the noise level for a weight; the copy is a LoRA.
 DreamMapping's Table 1: U = e_c - e_lora.
 

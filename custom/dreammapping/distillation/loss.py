@@ -1,6 +1,6 @@
 """A loss says which residual it wants; everything else is common (see distiller.py).
 
-To add one: copy sds.py, name it with `register_loss`, import it in __init__.py. The tests pick it up by its name.
+To add one: docs/add-a-loss.md. The tests pick it up by its name.
 """
 
 from __future__ import annotations

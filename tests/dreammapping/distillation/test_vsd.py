@@ -54,6 +54,12 @@ def test_where_the_copy_equals_the_teacher_only_guidance_is_left(exact):
     assert loss(draw, loss.ask(draw, asked)).residual.abs().max() < 1e-12
 
 
+def test_the_copy_reads_the_prompt_without_its_view(exact):
+    teacher, draw, asked = exact
+    asked.embeddings = {name: text.clone() for name, text in asked.embeddings.items()}
+    assert build(teacher).ask(draw, asked).text is asked.embeddings["cond_no_view"]
+
+
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_the_residual_is_equation_10_whatever_the_copy_predicts(exact, kind):
     teacher, draw, asked = exact
