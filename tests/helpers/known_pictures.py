@@ -60,6 +60,9 @@ class KnownPictures:
         self.calls.forwards += len(noisy) * len(embeddings)
         return {name: (noisy - a * text.reshape(-1, *SHAPE)) / sig for name, text in embeddings.items()}
 
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        return torch.stack([embedding(text) for text in texts])
+
     def encode(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
         return rgb * 2 - 1
 

@@ -279,7 +279,7 @@ def test_unfitting_texts_latents_and_options_are_told(folders):
     with pytest.raises(ValueError, match="enable_attention_slicing: false"):
         DiffusersTeacher.load(str(folders["sd3"]), TeacherOptions(attention_slicing=True))
     with pytest.raises(ValueError, match="several text encoders"):
-        teacher.embed_empty_prompt()
+        teacher.embed([""])
 
 
 def test_a_copy_from_another_kind_of_model_is_refused(folders):
