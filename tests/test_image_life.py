@@ -12,6 +12,7 @@ import torch
 
 import launch
 import threestudio
+from tests.helpers.corrector import corrector_for
 from tests.helpers import small_run
 from tests.helpers.tiny_teacher import make_tiny_teacher
 
@@ -122,7 +123,8 @@ def test_pictures_from_a_checkpoint(whole: Path, tmp_path: Path, mode: str):
 @pytest.mark.parametrize("batch", ["null", "3"])
 def test_every_loss_trains_one_picture(teacher, tmp_path, config, batch):
     """A batch of one: VDM's batch statistics exist, and a loss that wants a camera gets one."""
-    assert run(teacher, tmp_path, f"data.batch_size={batch}", "trainer.max_steps=2", config=config) == 0
+    needed = corrector_for(teacher, tmp_path / "corrector") if config.name.startswith("lmc-sds") else []
+    assert run(teacher, tmp_path, f"data.batch_size={batch}", "trainer.max_steps=2", *needed, config=config) == 0
     folder = tmp_path / "run" / "small"
     assert [path.name for path in (folder / "save" / "it2-pictures").iterdir()] == ["00-a_red_striped_mug.png"]
     state = torch.load(folder / "ckpts" / "last.ckpt", weights_only=True)["state_dict"]

@@ -12,11 +12,10 @@ import pytest
 import threestudio
 import torch
 from dreammapping.distillation import LOSSES
-from dreammapping.teachers import DiffusersTeacher
 from threestudio.utils.config import load_config
 
 from tests.helpers import small_run
-from tests.helpers.corrector import make_corrector
+from tests.helpers.corrector import corrector_for
 from tests.helpers.tiny_teacher import make_tiny_teacher
 
 CONFIGS = small_run.CONFIG.parent
@@ -33,14 +32,9 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def corrector(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What lmc-sds needs for that teacher."""
-    model, folder = DiffusersTeacher.load(str(teacher)), tmp_path_factory.mktemp("corrector")
-    make_corrector(
-        folder, latent_shape=model.latent_shape, steps=model.schedule.steps, teacher=model.name,
-        teacher_fingerprint=model.fingerprint,
-    )  # fmt: skip
-    return folder
+def needed(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Overrides without which a loss cannot be."""
+    return {"lmc-sds": corrector_for(teacher, tmp_path_factory.mktemp("corrector"))}
 
 
 def overrides(kind: str, teacher: Path) -> list[str]:
@@ -54,10 +48,10 @@ def overrides(kind: str, teacher: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", LOSSES.names())
-def test_it_takes_steps_by_its_config(name: str, kind: str, teacher: Path, corrector: Path):
+def test_it_takes_steps_by_its_config(name: str, kind: str, teacher: Path, needed: dict[str, list[str]]):
     file = CONFIGS / ("vdm-nerf.yaml" if kind == "nerf" else f"{name}-{kind}.yaml")
     own = [f"system.guidance.loss.type={name}"] if kind == "nerf" else []
-    own += [f"system.guidance.loss.corrector={corrector}"] if name == "lmc-sds" else []
+    own += needed.get(name, [])
     own += [f"system.guidance.timesteps={PAIRS}"] if name == "consistent3d" and kind == "nerf" else []
     config = load_config(file, cli_args=[*overrides(kind, teacher), *own])
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from dreammapping.correction import Corrector, CorrectorCard, build_corrector, save_corrector
+from dreammapping.teachers import DiffusersTeacher
 
 from tests.helpers.score import SHAPE
 
@@ -32,6 +33,14 @@ def make_corrector(folder: Path, seed: int | None = None, **changes: Any) -> Cor
                 parameter.copy_((0.3 * torch.randn(parameter.shape, generator=generator)).half())
     save_corrector(corrector, described, folder)
     return corrector
+
+
+def corrector_for(teacher: Path, folder: Path) -> list[str]:
+    """Write an untrained corrector for the teacher in a folder; the override that names it."""
+    model = DiffusersTeacher.load(str(teacher))
+    known = {"teacher": model.name, "teacher_fingerprint": model.fingerprint}
+    make_corrector(folder, latent_shape=model.latent_shape, steps=model.schedule.steps, **known)
+    return [f"system.guidance.loss.corrector={folder}"]
 
 
 @cache

@@ -105,7 +105,7 @@ class LucidDreamer(Timesteps):
     anneal_steps: int = 1500
 
     def bounds(self, step: int, total: int) -> tuple[int, int]:
-        left = 1 - min(step / self.anneal_steps, 1.0)
+        left = 1 - min(step / self.anneal_steps, 1.0) if self.anneal_steps > 0 else 0.0
         upper = self.end_index + int((self.start_index - self.end_index) * left)
         return self.min_index + 1, min(upper, total - 1)
 

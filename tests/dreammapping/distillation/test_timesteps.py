@@ -109,3 +109,8 @@ def test_a_schedule_nobody_evaluated_is_refused():
 def test_pairs_longer_than_the_schedule_are_refused():
     with pytest.raises(ConfigError, match="do not fit into a schedule of 100"):
         build_timesteps({"type": "consistency"}).draw(1, 0, 100, torch.Generator())
+
+
+def test_luciddreamer_without_steps_to_anneal_over_is_at_its_end():
+    steps = build_timesteps({"type": "luciddreamer", "anneal_steps": 0})
+    assert steps.bounds(0, 1000) == steps.bounds(10**6, 1000) == (21, 500)
