@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-_STREAMS = {"initialization": 0x1217, "densification": 0xDE45, "pictures": 0x91C7, "batches": 0xBA7C}
+_STREAMS = {"initialization": 0x1217, "densification": 0xDE45, "pictures": 0x91C7, "batches": 0xBA7C, "shap-e": 0x54AE}
 """A fixed number for each stream, mixed into the run's seed."""
 
 

@@ -172,5 +172,5 @@ class GaussianGeometry(BaseGeometry):
             return load_gaussians(self.cfg.load_splat, degree)
         if start is None:
             settings = parse_settings(InitSettings, self.cfg.init, f"{WHERE}.init")
-            start = initial_points(settings, stream_generator("initialization"), cap)
+            start = initial_points(settings, stream_generator("initialization"), cap, self.device)
         return GaussianModel.from_points(start, sh_degree=degree, opacity=self.cfg.opacity_init)

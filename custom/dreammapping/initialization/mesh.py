@@ -1,8 +1,9 @@
-"""Uniform samples of a mesh's surface, with its colors."""
+"""Colored meshes, and uniform samples of a mesh's surface with its colors."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,45 @@ from ..gaussians.ply import GaussianFileError
 from .files import load_meshes
 from .points import ColoredPoints
 from .sphere import choose_colors
+
+
+@dataclass(frozen=True)
+class ColoredMesh:
+    """Triangles with a color at each vertex. V vertices, F faces."""
+
+    vertices: Tensor
+    """[V, 3] float32, z up."""
+    faces: Tensor
+    """[F, 3] int64, indices of vertices; counterclockwise seen from outside."""
+    colors: Tensor
+    """[V, 3] float32 in [0, 1], as displayed (sRGB)."""
+
+    @property
+    def summary(self) -> str:
+        """Its size in words."""
+        return f"{len(self.vertices)} vertices, {len(self.faces)} faces"
+
+    def check(self) -> None:
+        """Raises ValueError for shapes, types, indices or values that no mesh has."""
+        vertices, faces, colors = self.vertices, self.faces, self.colors
+        if vertices.dtype != torch.float32 or colors.dtype != torch.float32 or faces.dtype != torch.int64:
+            raise ValueError("its tensors have other types")
+        if vertices.shape != colors.shape or {vertices.dim(), faces.dim()} != {2} or {vertices.shape[1], faces.shape[1]} != {3}:
+            raise ValueError("its tensors have other shapes")
+        if len(faces) == 0 or not 0 <= int(faces.min()) <= int(faces.max()) < len(vertices):
+            raise ValueError("its faces name no vertices")
+        if not bool(vertices.isfinite().all()) or not bool(((colors >= 0) & (colors <= 1)).all()):
+            raise ValueError("it has values out of range")
+
+
+def points_on_mesh(mesh: ColoredMesh, count: int, generator: torch.Generator) -> ColoredPoints:
+    """Exactly `count` points, uniform over the surface (by area), with colors interpolated between the vertices.
+
+    `generator`: on the CPU. Raises GaussianFileError if the surface has no area.
+    """
+    corners, weights = sample_triangles(triangle_areas(mesh.vertices.double(), mesh.faces), count, generator)
+    at = [(values.double()[mesh.faces[corners]] * weights[..., None]).sum(1).float() for values in (mesh.vertices, mesh.colors)]
+    return ColoredPoints(at[0], at[1].clamp(0.0, 1.0))
 
 
 def points_from_mesh(
