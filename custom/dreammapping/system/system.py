@@ -18,6 +18,7 @@ from . import run_report
 from .capabilities import Densifies, OwnLearningRates, Resizes
 from .guards import SilentTeacher, check_finite
 from .regularizers import REGULARIZERS
+from .start import settle_start
 
 
 @threestudio.register("dreammapping-system")
@@ -43,6 +44,7 @@ class DreamMappingSystem(BaseLift3DSystem):
 
     def configure(self) -> None:
         self.check_prompt()
+        settle_start(self.cfg, self.resumed)
         super().configure()
         self.automatic_optimization = False
         # Before the optimizer and before a checkpoint loads: what the guidance trains is part of the run's state.
