@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from dreammapping.errors import ConfigError
 from dreammapping.gaussians import GaussianFileError
-from dreammapping.initialization import points_from_mesh
+from dreammapping.initialization import ColoredMesh, points_from_mesh, points_on_mesh
 from dreammapping.initialization.mesh import sample_triangles
 
 trimesh = pytest.importorskip("trimesh")
@@ -104,3 +106,42 @@ def test_bad_meshes_are_explained(tmp_path):
     trimesh.creation.box().export(tmp_path / "box.stl")
     with pytest.raises(ConfigError, match="num_points is 0"):
         points_from_mesh(tmp_path / "box.stl", 0, generator())
+
+
+def colored_box() -> ColoredMesh:
+    """A box of 1 x 2 x 3 whose colors are its coordinates, scaled to [0, 1]."""
+    box = trimesh.creation.box((1, 2, 3))
+    vertices = torch.from_numpy(np.array(box.vertices, dtype=np.float32))
+    return ColoredMesh(vertices, torch.from_numpy(np.array(box.faces, dtype=np.int64)), vertices / torch.tensor([1.0, 2, 3]) + 0.5)
+
+
+def test_fifty_thousand_points_of_a_colored_mesh_are_uniform_by_area():
+    cloud = points_on_mesh(colored_box(), 50_000, generator())
+    assert cloud.points.shape == (50_000, 3)
+    scaled = cloud.points / torch.tensor([1.0, 2, 3]) * 2  # [-1, 1]^3
+    side = scaled.abs().argmax(1) * 2 + (scaled.gather(1, scaled.abs().argmax(1)[:, None])[:, 0] > 0)
+    quarter = [(scaled[:, a] > 0).long() * 2 + (scaled[:, b] > 0) for a, b in ((1, 2), (0, 2), (0, 1))]
+    cell = side * 4 + torch.stack(quarter).gather(0, (side // 2)[None])[0]
+    areas = torch.tensor([6.0, 6, 3, 3, 2, 2], dtype=torch.float64).repeat_interleave(4) / 4
+    expected = 50_000 * areas / areas.sum()
+    assert chi_square(torch.bincount(cell, minlength=24).double(), expected) < 49.7  # 23 degrees of freedom, p = 0.001
+    torch.testing.assert_close(cloud.colors, cloud.points / torch.tensor([1.0, 2, 3]) + 0.5, rtol=0, atol=1e-5)
+
+
+def test_points_of_a_colored_mesh_follow_the_generator():
+    first, again, other = (points_on_mesh(colored_box(), 50, generator(s)).points for s in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"faces": torch.zeros(0, 3, dtype=torch.int64)}, {"faces": torch.tensor([[0, 1, 8]])}, {"faces": torch.tensor([[0, -1, 1]])},
+        {"vertices": torch.full((8, 3), float("nan"))}, {"colors": torch.full((8, 3), 1.1)}, {"colors": torch.zeros(7, 3)},
+        {"vertices": torch.zeros(8, 3, dtype=torch.float64)}, {"faces": torch.zeros(1, 3, dtype=torch.int32)},
+    ],
+)  # fmt: skip
+def test_a_colored_mesh_that_is_none(change):
+    colored_box().check()
+    with pytest.raises(ValueError, match="its|it has"):
+        replace(colored_box(), **change).check()
