@@ -16,6 +16,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "helpers")]
 import checkout  # noqa: E402
 import small_run  # noqa: E402
 
+from tests.helpers.tiny_shap_e import make_tiny_shap_e  # noqa: E402
+
 CONFIGS = checkout.ROOT / "custom" / "dreammapping" / "configs"
 TEACHER = checkout.ROOT / "load" / "embedded-teacher"
 STEPS = 20
@@ -93,6 +95,20 @@ def test_gaussians_go_on_from_a_checkpoint_and_are_exported(threestudio_folder: 
     checkpoint = next((gaussians / "ckpts").glob(f"*step={STEPS}.ckpt"))
     checkout.run(threestudio_folder, "launch.py", "--gpu", "", "--export", *again[:2], f"resume={checkpoint}")
     assert splat.read_bytes() == whole
+
+
+def test_shap_e_by_threestudio_s_conversion_key_and_on_from_the_checkpoint_without_it(threestudio_folder: Path, tmp_path: Path):
+    config, model = CONFIGS / "vdm-gs.yaml", make_tiny_shap_e(tmp_path / "shap-e")
+    start = ["system.geometry_convert_from=shap-e:a red mug", f"system.geometry.init.shap_e.model={model}", "system.geometry.init.shap_e.steps=2",
+             "system.geometry.init.shap_e.grid_size=16", f"system.geometry.init.shap_e.cache_dir={tmp_path / 'cache'}"]  # fmt: skip
+    said = checkout.train(threestudio_folder, f"custom/dreammapping/configs/{config.name}", *small(tmp_path, config, "shap"), *start)
+    assert "Shap-E: 'a red mug'" in said and len(list((tmp_path / "cache").iterdir())) == 1
+    folder = tmp_path / "shap" / "small"
+    assert checkout.all_finite(checkout.losses(folder))
+    model.rename(tmp_path / "gone")
+    again = ["--config", str(folder / "configs" / "parsed.yaml"), f"resume={folder}/ckpts/last.ckpt", f"trainer.max_steps={STEPS + 2}"]
+    said = checkout.run(threestudio_folder, "launch.py", "--gpu", "", "--train", *again)
+    assert "Shap-E" not in said and len(checkout.logged(folder, "train/loss", version=1)) == 2
 
 
 @pytest.mark.parametrize("name", ["csd", "bridge-sds"])
