@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +20,10 @@ SHAP_E = "shap-e:"
 LIBRARY = Path("load") / "prompt_library.json"
 
 
-def settle_start(cfg: Any, resumed: bool) -> None:
-    """Bring `init` of the system's config `cfg` into the form that the geometry understands. The run's config stays as it is.
+@contextmanager
+def settled_start(cfg: Any, resumed: bool) -> Iterator[None]:
+    """While the parts are built, the system's config `cfg` has an `init` that the geometry understands. Afterwards it is as
+    it was, for whoever reports it.
 
     `geometry_convert_from: "shap-e:a prompt"` becomes `init: {type: shap-e, prompt: a prompt}`; "lib:" names of prompts
     are looked up; and where a checkpoint brings the geometry, Shap-E is not asked at all.
@@ -27,6 +31,16 @@ def settle_start(cfg: Any, resumed: bool) -> None:
     Raises:
         ConfigError: no prompt, a geometry that does not start from Shap-E, or a name that is not in the library.
     """
+    given = {name: cfg[name] for name in ("geometry", "geometry_convert_from")}
+    try:
+        _settle(cfg, resumed)
+        yield
+    finally:
+        for name, value in given.items():
+            cfg[name] = value
+
+
+def _settle(cfg: Any, resumed: bool) -> None:
     converts = str(cfg.geometry_convert_from or "").startswith(SHAP_E)
     geometry = to_plain(cfg.geometry) or {}
     init = geometry.get("init")

@@ -18,7 +18,7 @@ from . import run_report
 from .capabilities import Densifies, OwnLearningRates, Resizes
 from .guards import SilentTeacher, check_finite
 from .regularizers import REGULARIZERS
-from .start import settle_start
+from .start import settled_start
 
 
 @threestudio.register("dreammapping-system")
@@ -44,8 +44,8 @@ class DreamMappingSystem(BaseLift3DSystem):
 
     def configure(self) -> None:
         self.check_prompt()
-        settle_start(self.cfg, self.resumed)
-        super().configure()
+        with settled_start(self.cfg, self.resumed):
+            super().configure()
         self.automatic_optimization = False
         # Before the optimizer and before a checkpoint loads: what the guidance trains is part of the run's state.
         self.read_prompt()

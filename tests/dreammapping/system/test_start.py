@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,19 +9,23 @@ from omegaconf import OmegaConf
 
 threestudio = pytest.importorskip("threestudio")
 
-from dreammapping.system.start import settle_start  # noqa: E402
+from dreammapping.system.start import settled_start  # noqa: E402
 
 INIT = {"type": "shap-e", "prompt": "a mug", "num_points": 7, "shap_e": {"steps": 3}}
 
 
 def settled(resumed: bool = False, **changes):
+    """The config as the geometry gets it."""
     values = {
         "geometry_type": "dreammapping-gaussians", "geometry": {"init": dict(INIT), "sh_degree": 1}, "geometry_convert_from": None,
         "weights": None, "weights_ignore_modules": None, "prompt_processor_type": "stable-diffusion-prompt-processor", **changes,
     }  # fmt: skip
-    cfg = SimpleNamespace(**values)
-    settle_start(cfg, resumed)
-    return cfg
+    cfg = OmegaConf.create(values)
+    before = OmegaConf.to_container(cfg)
+    with settled_start(cfg, resumed):
+        seen = OmegaConf.create(OmegaConf.to_container(cfg))
+    assert OmegaConf.to_container(cfg) == before  # for whoever reports it
+    return seen
 
 
 def test_threestudio_s_conversion_key_becomes_an_init_block():
@@ -35,9 +38,8 @@ def test_threestudio_s_conversion_key_becomes_an_init_block():
 
 def test_other_starts_and_paths_are_left_alone():
     for changes in ({"geometry": {"init": {"type": "sphere"}}}, {"geometry": {}}, {"geometry": None}):
-        before = SimpleNamespace(**changes).geometry
         cfg = settled(geometry_convert_from="outputs/a/ckpts/last.ckpt", resumed=True, **changes)
-        assert cfg.geometry is before and cfg.geometry_convert_from == "outputs/a/ckpts/last.ckpt"
+        assert cfg.geometry == changes["geometry"] and cfg.geometry_convert_from == "outputs/a/ckpts/last.ckpt"
 
 
 @pytest.mark.parametrize("prompt", ["", "   "])
@@ -68,10 +70,19 @@ def test_weights_without_the_geometry_leave_it_to_shap_e():
     assert settled(weights="last.ckpt", weights_ignore_modules=["geometry"]).geometry["init"] == INIT
 
 
-def test_the_run_s_own_config_is_not_changed():
-    root = OmegaConf.create({"prompt": "a mug", "geometry": {"init": {**INIT, "prompt": "${prompt}"}}})
-    cfg = settled(resumed=True, geometry=root.geometry)
-    assert root.geometry.init.type == "shap-e" and cfg.geometry["init"] == {**INIT, "type": "sphere"}
+def test_a_failure_leaves_the_config_as_it_was():
+    cfg = OmegaConf.create({"geometry": {"init": INIT}, "geometry_convert_from": "shap-e:", "geometry_type": "x"})
+    with pytest.raises(ConfigError), settled_start(cfg, resumed=False):
+        pass
+    assert cfg.geometry_convert_from == "shap-e:"
+
+
+def test_prompts_may_be_interpolations():
+    root = OmegaConf.create({"prompt": "a mug", "system": {"geometry": {"init": {**INIT, "prompt": "${prompt}"}},
+                             "geometry_convert_from": None, "weights": None}})  # fmt: skip
+    with settled_start(root.system, resumed=False):
+        assert root.system.geometry.init == INIT
+    assert OmegaConf.to_container(root)["system"]["geometry"]["init"]["prompt"] == "${prompt}"
 
 
 def test_names_of_the_library_are_looked_up(tmp_path, monkeypatch):

@@ -120,7 +120,7 @@ def _not_found(model: str, tried: list[str]) -> str:
 def _command(model: str) -> str:
     """What gets the weights: OpenAI's, where `model` names no other repository."""
     if not _is_repository(model) or Path(model).exists() or model == OPENAI:
-        return f'hf download {OPENAI} --exclude "[prt]*.bin"   (1.8 GB; pip install huggingface_hub)'
+        return f'hf download {OPENAI} --exclude "[prt]*.bin"   (2.2 GB; pip install huggingface_hub)'
     return f"hf download {model}   (pip install huggingface_hub)"
 
 
