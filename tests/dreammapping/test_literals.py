@@ -11,6 +11,7 @@ ALLOWED = {
     "correction/card.py": "WIDTHS = (32, 64)",  # a network of our own
     "correction/measure.py": "BATCH = 64",  # pairs at once
     "evaluation/resources.py": "return peak if sys.platform",  # bytes per KiB
+    "initialization/shap_e/settings.py": "steps: int = 64",  # of sampling
     "rasterization/numba_vectors.py": "AVX-512",
     "rasterization/numba_backend.py": "_GAUSSIAN_GRAIN = 512",  # Gaussians per task
     "gaussians/settings.py": "LucidDreamer sets 20 of 512 pixels",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ def _sample(model: Any, diffusion: Any, request: Request) -> torch.Tensor:
             model=model,
             diffusion=diffusion,
             guidance_scale=request.settings.guidance_scale,
-            model_kwargs=dict(texts=[request.prompt]),
+            model_kwargs={"texts": [request.prompt]},
             progress=False,
             clip_denoised=True,
             use_fp16=request.half,

@@ -24,7 +24,7 @@ class ShapESettings:
     """diffusers: ShapEPipeline. original: OpenAI's package `shap-e`, which loads weights of its own. auto: diffusers,
     whether or not the package is installed, so that a config means the same on every machine."""
     steps: int = 64
-    """Steps of Heun's sampler with Karras' noise levels, 1 to 1000. Shap-E's own examples: 64."""
+    """Steps of Heun's sampler with Karras' noise levels, 1 to 1000. The default is Shap-E's own examples'."""
     guidance_scale: float = 15.0
     """uncond + scale (cond - uncond), at least 1, which is no guidance. Shap-E's own examples: 15."""
     grid_size: int = 128
@@ -41,7 +41,8 @@ class ShapESettings:
 
     @property
     def growing_distance(self) -> float:
-        """How far from a vertex points may grow, in Shap-E's units: GaussianDreamer's 0.01, which is 0.64 of a grid cell."""
+        """How far from a vertex points may grow, in Shap-E's units: GaussianDreamer's 0.01, about two thirds of
+        a grid cell."""
         return 0.01 * (ShapESettings.grid_size - 1) / (self.grid_size - 1)
 
     def __post_init__(self) -> None:

@@ -153,7 +153,7 @@ def _missing(folder: Path) -> str:
 def _content_hash(file: Path) -> str:
     """sha256 of a file's content. Large files in the Hugging Face cache carry it as their name."""
     target = file.resolve()
-    if target.parent.name == "blobs" and len(target.name) == 64:
+    if target.parent.name == "blobs" and len(target.name) == 2 * hashlib.sha256().digest_size:
         return target.name
     digest = hashlib.sha256()
     with target.open("rb") as stream:
