@@ -46,6 +46,15 @@ def export_teacher(vae: Path, run: Path, target: Path) -> None:
     (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     known = {"words": vocabulary(), "families": list(FAMILIES), "colors": list(COLORS), "patterns": list(PATTERNS), "views": list(VIEWS)}
     (target / "vocabulary.json").write_text(json.dumps(known, indent=1) + "\n")
+    forget_paths(target)
+
+
+def forget_paths(folder: Path) -> None:
+    """Take out of all configs below `folder` where their networks were loaded from: a folder of the machine that trained them."""
+    for config in folder.rglob("config.json"):
+        values = json.loads(config.read_text())
+        if values.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def export_judge(source: Path, target: Path) -> None:

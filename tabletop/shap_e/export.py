@@ -13,6 +13,7 @@ from diffusers import PriorTransformer, ShapEPipeline
 from diffusers.pipelines.shap_e import ShapERenderer
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from ..export_teacher import forget_paths
 from ..training import load_average
 from .models import prior, renderer, scheduler, text_encoder
 
@@ -27,6 +28,7 @@ def export_shap_e(latents: Path, run: Path, target: Path) -> None:
     model = ShapERenderer.from_pretrained(latents / "renderer") if (latents / "renderer").exists() else load_average(renderer(), latents, "renderer")
     pipeline = ShapEPipeline(prior=network.half(), text_encoder=text.half(), tokenizer=tokenizer, scheduler=scheduler(), shap_e_renderer=model.float())
     pipeline.save_pretrained(target)
+    forget_paths(target)
 
 
 def main() -> None:

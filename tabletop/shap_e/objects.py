@@ -93,7 +93,7 @@ def average_color(scenes: Scenes, scene: Tensor, points: Tensor) -> Tensor:
     return (matte + metallic * (metal - matte)).clamp(0, 1)
 
 
-def _candidates(count: int, objects: int, generator: torch.Generator, device: torch.device) -> Tensor:
+def random_points(count: int, objects: int, generator: torch.Generator, device: torch.device) -> Tensor:
     """[objects, count, 3]: three quarters in the ball that holds any object, the rest anywhere in Shap-E's volume."""
     inner = 3 * count // 4
     way = torch.nn.functional.normalize(torch.randn(objects, inner, 3, generator=generator, device=device), dim=-1)
@@ -102,7 +102,7 @@ def _candidates(count: int, objects: int, generator: torch.Generator, device: to
     return torch.cat([ball, cube], dim=1)
 
 
-def _to_surface(rows: Tensor, points: Tensor) -> Tensor:
+def to_surface(rows: Tensor, points: Tensor) -> Tensor:
     """Points [N, 3] moved along the gradient by their distance: onto the surface, where that is smooth."""
     return points - scene_distance(rows, points)[:, None] * _normals(rows, points)
 
@@ -114,20 +114,20 @@ def sample_points(scenes: Scenes, count: int, generator: torch.Generator) -> tup
     """
     device, objects = scenes.rows.device, len(scenes)
     near = count // 2
-    points = _candidates(_CANDIDATES * count, objects, generator, device)
+    points = random_points(_CANDIDATES * count, objects, generator, device)
     scene = torch.arange(objects, device=device)[:, None].expand(-1, points.shape[1])
     distance = scene_distance(scenes.rows[scene.reshape(-1)], points.reshape(-1, 3)).view(objects, -1)
     closest = distance.abs().topk(near, dim=1, largest=False).indices
     others = torch.rand(distance.shape, generator=generator, device=device).topk(count - near, dim=1).indices
     chosen = points.gather(1, torch.cat([closest, others], dim=1)[..., None].expand(-1, -1, 3))
     # The nearest ones go to the surface and are spread about it.
-    onto = _to_surface(scenes.rows[scene[:, :near].reshape(-1)], chosen[:, :near].reshape(-1, 3)).view(objects, near, 3)
+    onto = to_surface(scenes.rows[scene[:, :near].reshape(-1)], chosen[:, :near].reshape(-1, 3)).view(objects, near, 3)
     width = _NEAR * torch.rand(objects, near, 1, generator=generator, device=device)
     chosen[:, :near] = onto + width * torch.randn(objects, near, 3, generator=generator, device=device)
     flat, scene = chosen.reshape(-1, 3), scene[:, :count].reshape(-1)
     own = scenes.rows[scene]
     distance = scene_distance(own, flat)
-    seen = average_color(scenes, scene, _to_surface(own, flat))
+    seen = average_color(scenes, scene, to_surface(own, flat))
     return chosen, distance.view(objects, count), seen.view(objects, count, 3)
 
 
