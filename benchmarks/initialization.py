@@ -257,7 +257,6 @@ def main() -> None:
         todo = [cell for cell in wanted if not finished(cell, args)]
         print(f"{len(wanted)} runs, {len(todo)} to do", flush=True)
         run_all(todo, args)
-    return
     from initialization_report import write_report
 
     print(write_report(args.output, wanted, judge))
