@@ -71,7 +71,7 @@ def work(cell: Cell, arguments: list[str], output: Path, keep: bool) -> dict[str
     if failure is None:
         facts |= harvest(trial / "run", output / "runs" / cell.name)
     else:
-        facts["failure"] = failure if failure.strip() else f"see {log}"
+        facts["failure"] = failure
     write_atomic(output / "runs" / f"{cell.name}.json", json.dumps(facts, indent=1).encode())
     if failure is None and not keep:
         shutil.rmtree(trial)
@@ -103,7 +103,7 @@ def launch_here(arguments: list[str]) -> str | None:
         sys.argv = given
         print(said.getvalue(), file=sys.stderr)
     if code:
-        return (said.getvalue().strip().splitlines() or [f"exit code {code}"])[-1][:500]
+        return (said.getvalue().strip().splitlines() or [f"exit code {code}"])[-1].removeprefix("error: ")[:500]
     return None
 
 
@@ -179,27 +179,25 @@ def run_all(todo: list[Cell], args: argparse.Namespace) -> None:
 def run_pool(waiting: deque[Cell], args: argparse.Namespace, deadline: float) -> list[Cell]:
     """Work off `waiting` with one pool of processes; the runs that were lost because one of the processes died."""
     flying: dict[Future, Cell] = {}
-    lost: list[Cell] = []
     workers = min(args.workers, len(waiting))
     with ProcessPoolExecutor(workers, get_context("spawn"), begin, (str(args.judge),)) as pool:
-        while not lost and (flying or (waiting and time.monotonic() < deadline)):
-            while waiting and len(flying) < workers and time.monotonic() < deadline:
-                cell = waiting.popleft()
-                flying[pool.submit(work, cell, arguments_of(cell, args), args.output, args.keep_trials)] = cell
-            patience = min(max(1.0, deadline + args.grace - time.monotonic()), 3600.0)  # the system's clock ends somewhere
-            done, _ = wait(flying, timeout=patience, return_when=FIRST_COMPLETED)
-            if not done and time.monotonic() > deadline + args.grace:
-                break
-            for future in done:
-                cell = flying.pop(future)
-                try:
-                    print(line(cell, future.result()), flush=True)
-                except BrokenProcessPool:
-                    lost += [cell, *flying.values()]
+        try:
+            while flying or (waiting and time.monotonic() < deadline):
+                while waiting and len(flying) < workers and time.monotonic() < deadline:
+                    flying[pool.submit(work, waiting[0], arguments_of(waiting[0], args), args.output, args.keep_trials)] = waiting[0]
+                    waiting.popleft()
+                patience = min(max(1.0, deadline + args.grace - time.monotonic()), 3600.0)  # the system's clock ends somewhere
+                done, _ = wait(flying, timeout=patience, return_when=FIRST_COMPLETED)
+                if not done and time.monotonic() > deadline + args.grace:
                     break
+                for future in done:
+                    print(line(flying[future], future.result()), flush=True)
+                    del flying[future]
+        except BrokenProcessPool:
+            return list(flying.values()) or [waiting.popleft()]
         for process in list((pool._processes or {}).values()) if flying else ():
             process.terminate()
-    return lost
+    return []
 
 
 def note_death(cell: Cell, args: argparse.Namespace) -> None:

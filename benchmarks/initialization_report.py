@@ -5,7 +5,9 @@ All questions are asked here, of the unit vectors in which the judge saw each pi
 """
 from __future__ import annotations
 
+import io
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dreammapping.evaluation.janus import front_azimuths, is_janus
+from dreammapping.evaluation.janus import front_azimuths, is_janus, share_of_right_views
 from dreammapping.evaluation.judge import Judge
 from dreammapping.files import write_atomic
 from embedded_quality import PROMPTS, prompt_of
@@ -23,7 +25,9 @@ from PIL import Image, ImageDraw
 DRAWS = 10_000
 THRESHOLDS = (50.0, 60.0, 65.0)
 """CLIP scores of the embedded judge that a run may reach, besides the sphere's final mean."""
-SHARES = ("family", "color", "pattern")
+SHARES = ("family", "color", "pattern", "side")
+RECOGNIZED = 0.5
+"""Share of the last views in which the judge must see the right family for its answers on the front to mean something."""
 SHEET_BYTES = 500_000
 
 
@@ -34,7 +38,9 @@ class Run:
     cell: Cell
     facts: dict[str, Any]
     final: dict[str, float]
-    """family, color, pattern: shares of the last views; clip: their mean CLIP score; janus: 0 or 1."""
+    """family, color, pattern: shares of the last views that are right, side: of those that show one side clearly; clip: mean CLIP score."""
+    janus: bool | None
+    """Whether there are several fronts; None: not recognized."""
     fronts: tuple[float, ...]
     """Azimuths, in degrees, in whose neighborhoods a front was seen."""
     steps: tuple[int, ...]
@@ -70,15 +76,17 @@ def read(folder: Path, wanted: Sequence[Cell], judge: Judge) -> tuple[list[Run],
 def judged(cell: Cell, facts: dict[str, Any], seen: dict[str, np.ndarray], judge: Judge) -> Run:
     """`seen`: steps [S], looks [S, V, D], final [F, D]."""
     words = PROMPTS[cell.prompt]
-    truth = {name: getattr(judge, key).index(word) for name, key, word in zip(SHARES, ("families", "colors", "patterns"), words)}
+    known = {"family": judge.families, "color": judge.colors, "pattern": judge.patterns}
+    truth = {name: names.index(word) for (name, names), word in zip(known.items(), words)}
     final, looks = (torch.from_numpy(seen[key]).float() for key in ("final", "looks"))
-    odds = judge.odds_of(final, truth["family"])
-    views, azimuth = odds["view"].cpu(), torch.arange(len(final)) * (360.0 / len(final))
+    odds = {name: values.cpu() for name, values in judge.odds_of(final, truth["family"]).items()}
+    views = (odds["view"], torch.arange(len(final)) * (360.0 / len(final)), judge.views)
     clip = judge.clip_score_of(torch.cat([final, looks.flatten(0, 1)]), prompt_of(*words)).cpu()
     last = {name: (odds[name].argmax(1) == index).float().mean().item() for name, index in truth.items()}
-    last |= {"clip": clip[: len(final)].mean().item(), "janus": float(is_janus(views, azimuth, judge.views))}
+    last |= {"side": share_of_right_views(*views), "clip": clip[: len(final)].mean().item()}
+    janus = is_janus(*views) if last["family"] >= RECOGNIZED else None
     curve = clip[len(final) :].reshape(looks.shape[:2]).mean(1)
-    return Run(cell, facts, last, tuple(front_azimuths(views, azimuth, judge.views)), tuple(seen["steps"].tolist()), tuple(curve.tolist()))
+    return Run(cell, facts, last, janus, tuple(front_azimuths(*views)), tuple(seen["steps"].tolist()), tuple(curve.tolist()))
 
 
 # ---- numbers ----
@@ -94,13 +102,14 @@ def bootstrap(groups: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, 
     return float(np.mean([np.mean(g) for g in groups])), float(low), float(high)
 
 
-def compared(runs: Sequence[Run], base: Sequence[Run], value: Callable[[Run], float]) -> tuple[float, float, float] | None:
-    """Mean difference of `value` from `base` and its 95 % interval; None without common pairs."""
+def compared(runs: Sequence[Run], base: Sequence[Run], value: Callable[[Run], float | None]) -> tuple[float, float, float] | None:
+    """Mean difference of `value` from `base` and its 95 % interval; None without common pairs that both have a value."""
     other = {run.pair: value(run) for run in base}
     groups: dict[int, list[float]] = {}
     for run in runs:
-        if run.pair in other:
-            groups.setdefault(run.cell.prompt, []).append(value(run) - other[run.pair])
+        mine, theirs = value(run), other.get(run.pair)
+        if mine is not None and theirs is not None:
+            groups.setdefault(run.cell.prompt, []).append(mine - theirs)
     return bootstrap(list(groups.values())) if groups else None
 
 
@@ -140,6 +149,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 def figures(runs: Sequence[Run], sphere: Sequence[Run], goals: dict[str, float]) -> dict[str, Any]:
     """Means, differences from the sphere and steps to the goals of one variant's runs."""
     steps, curve = mean_curve(runs)
+    recognized = [run for run in runs if run.janus is not None]
     reached = {}
     for name, goal in goals.items():
         own = [steps_to(run.clip, run.steps, goal) for run in runs]
@@ -150,8 +160,10 @@ def figures(runs: Sequence[Run], sphere: Sequence[Run], goals: dict[str, float])
         }  # fmt: skip
     return {
         "runs": len(runs),
-        **{key: float(np.mean([run.final[key] for run in runs])) for key in (*SHARES, "clip", "janus")},
-        **{f"{key}_difference": compared(runs, sphere, lambda run, key=key: run.final[key]) for key in (*SHARES, "clip", "janus")},
+        **{key: float(np.mean([run.final[key] for run in runs])) for key in (*SHARES, "clip")},
+        **{f"{key}_difference": compared(runs, sphere, lambda run, key=key: run.final[key]) for key in (*SHARES, "clip")},
+        "recognized": len(recognized), "janus": float(np.mean([run.janus for run in recognized])) if recognized else None,
+        "janus_difference": compared(runs, sphere, lambda run: None if run.janus is None else float(run.janus)),
         "seconds": float(np.median([run.facts["training_seconds"] for run in runs])),
         "gaussians": float(np.mean([run.facts["gaussians"] for run in runs])),
         "curve": {"steps": steps, "clip": curve}, "reached": reached,
@@ -160,14 +172,20 @@ def figures(runs: Sequence[Run], sphere: Sequence[Run], goals: dict[str, float])
 
 # ---- words ----
 
+EXPLAINED = (
+    f"Judged from {FINAL_VIEWS} sides: the share of them in which family, color and pattern are right; of those that show one side clearly, the share "
+    "in which that side is seen. Janus rate: the share of recognized objects (their number in brackets) with several fronts. Further in brackets: the "
+    "difference from the sphere and its 95 % interval."
+)
+
 
 def markdown(summary: dict[str, dict[str, Any]], failed: dict[str, str], missing: Sequence[str], wanted: int) -> str:
     """The report's tables."""
     lines = ["# The start of the Gaussians", "", f"{wanted - len(failed) - len(missing)} of {wanted} runs."]
     for loss, variants in summary.items():
-        lines += ["", f"## {loss}", "", f"Judged from {FINAL_VIEWS} sides; in brackets the 95 % interval of the difference from the sphere.", ""]
+        lines += ["", f"## {loss}", "", EXPLAINED, ""]
         lines += table(
-            ["start", "runs", "family", "color", "pattern", "CLIP score", "Janus rate", "Gaussians", "training, s"],
+            ["start", "runs", "family", "color", "pattern", "side", "CLIP score", "Janus rate (of)", "Gaussians", "training, s"],
             [quality_row(name, f) for name, f in variants.items()],
         )
         goals = next(iter(variants.values()))["reached"]
@@ -177,7 +195,8 @@ def markdown(summary: dict[str, dict[str, Any]], failed: dict[str, str], missing
     if failed:
         lines += ["", f"## Failed: {len(failed)}", "", *(f"- {name}: {why}" for name, why in failed.items())]
     if missing:
-        lines += ["", f"## Not run: {len(missing)}", "", ", ".join(missing)]
+        groups = Counter(".".join(name.split(".")[:2]) for name in missing)
+        lines += ["", f"## Not run: {len(missing)}", "", ", ".join(f"{name} ({count})" for name, count in groups.items())]
     return "\n".join([*lines, ""])
 
 
@@ -188,7 +207,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def quality_row(name: str, f: dict[str, Any]) -> list[str]:
     shares = [with_interval(f"{100 * f[key]:.1f} %", f[f"{key}_difference"], 100, name) for key in SHARES]
     clip = with_interval(f"{f['clip']:.1f}", f["clip_difference"], 1, name)
-    janus = with_interval(f"{100 * f['janus']:.0f} %", f["janus_difference"], 100, name)
+    rate = "" if f["janus"] is None else f"{100 * f['janus']:.0f} % "
+    janus = with_interval(f"{rate}({f['recognized']})", f["janus_difference"], 100, name)
     return [name, str(f["runs"]), *shares, clip, janus, f"{f['gaussians']:.0f}", f"{f['seconds']:.0f}"]
 
 
@@ -239,8 +259,6 @@ def front_and_back(strip: Path, side: int) -> Image.Image:
 
 
 def _png(image: Image.Image) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     image.quantize(256).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -254,7 +272,9 @@ def write_report(output: Path, wanted: Sequence[Cell], judge: Judge) -> str:
     runs, failed, missing = read(output / "runs", wanted, judge)
     summary = summarize(runs)
     text = markdown(summary, failed, missing, len(wanted))
-    raw = [{**run.facts, "final": run.final, "fronts": run.fronts, "looks": {"steps": run.steps, "clip": run.clip}} for run in runs]
+    raw = [
+        {**run.facts, "final": run.final, "janus": run.janus, "fronts": run.fronts, "looks": {"steps": run.steps, "clip": run.clip}} for run in runs
+    ]  # fmt: skip
     record = {"summary": summary, "failed": failed, "missing": list(missing), "views": FINAL_VIEWS, "steps": STEPS, "runs": raw}
     write_atomic(output / "report.json", json.dumps(record, indent=1).encode())
     write_atomic(output / "report.md", text.encode())

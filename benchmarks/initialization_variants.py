@@ -54,12 +54,12 @@ VARIANTS: dict[str, Variant] = {
     "sphere": Variant(),
     "shap-e": shap_e(),
     "shap-e-half": shap_e(*with_steps(STEPS // 2), steps=STEPS // 2),
-    "shap-e-large": shap_e("system.geometry.init.radius=0.65"),
+    "shap-e-large": shap_e("system.geometry.init.radius=0.55"),  # as large as the world's objects
     # ---- the teacher is told more clearly which side it sees ----
     "perp-neg": Variant(("system.prompt_processor.use_perp_neg=true",)),
     # ---- another sphere ----
     "opaque": Variant(("system.geometry.opacity_init=0.4",)),
-    "large": Variant(("system.geometry.init.radius=0.65",)),
+    "large": Variant(("system.geometry.init.radius=0.6",)),
     "ball": Variant(("system.geometry.init.radius=0.6", "system.geometry.init.distribution=ball")),
     "few": Variant(("system.geometry.init.num_points=1000",)),
     "many": Variant(("system.geometry.init.num_points=10000",)),
