@@ -40,7 +40,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom"), str(ROOT / "benchmarks")]
 from dreammapping.evaluation.judge import Judge  # noqa: E402
 from dreammapping.files import write_atomic  # noqa: E402
 from embedded_quality import PROMPTS  # noqa: E402
-from initialization_variants import FINAL_VIEWS, LOSSES, SIZE, VARIANTS, Cell, cells  # noqa: E402
+from initialization_variants import LOSSES, SIZE, VARIANTS, Cell, cells  # noqa: E402
 
 TRIES = 2
 """How often a run is tried whose worker process died."""
@@ -109,21 +109,22 @@ def launch_here(arguments: list[str]) -> str | None:
 
 @contextlib.contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """Everything this process prints, loggers made earlier included, goes to a file instead."""
+    """Everything this process prints goes to a file: through sys.stdout and sys.stderr, and through loggers that hold earlier ones."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    with open(path, "wb") as file:
+    with open(path, "w", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, original in enumerate(kept, start=1):
-            os.dup2(original, number)
-            os.close(original)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, original in enumerate(kept, start=1):
+                os.dup2(original, number)
+                os.close(original)
 
 
 def harvest(run: Path, record: Path) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def harvest(run: Path, record: Path) -> dict[str, Any]:
         if found := re.fullmatch(r"it(\d+)-(\d+)\.png", path.name):
             looks.setdefault(int(found[1]), {})[int(found[2])] = path
     steps = sorted(looks)
-    frames = sorted((run / "save").glob("it*-test/*.png"), key=lambda path: int(path.stem))[:FINAL_VIEWS]  # the last repeats the first
+    frames = sorted((run / "save").glob("it*-test/*.png"), key=lambda path: int(path.stem))[:-1]  # the last repeats the first
     final = pictures(frames)
     seen = [_judge.embed_images(pictures([looks[step][i] for i in sorted(looks[step])])).cpu() for step in steps]
     buffer = io.BytesIO()
