@@ -72,13 +72,21 @@ class Judge:
 
     def clip_score(self, images: Tensor, text: str) -> Tensor:
         """100 x cosine of each picture with `text`: [N] (Hessel et al. 2021 without the factor 2.5, as text-to-3D papers print it)."""
-        return 100.0 * self.embed_images(images) @ self.embed_texts([text])[0]
+        return self.clip_score_of(self.embed_images(images), text)
 
-    @torch.no_grad()
+    def clip_score_of(self, seen: Tensor, text: str) -> Tensor:
+        """`clip_score` of pictures that `embed_images` has seen before: unit vectors [N, D]."""
+        return 100.0 * seen.to(self.model.logit_scale) @ self.embed_texts([text])[0]
+
     def odds(self, images: Tensor, family: int) -> dict[str, Tensor]:
         """Probability of each answer, per attribute [N, answers], on pictures [N, H, W, 3] in [0, 1]; `family` (its index) is given in the
         questions on the other attributes."""
-        seen, scale, result = self.embed_images(images), self.model.logit_scale.exp(), {}
+        return self.odds_of(self.embed_images(images), family)
+
+    @torch.no_grad()
+    def odds_of(self, seen: Tensor, family: int) -> dict[str, Tensor]:
+        """`odds` of pictures that `embed_images` has seen before: unit vectors [N, D]."""
+        seen, scale, result = seen.to(self.model.logit_scale), self.model.logit_scale.exp(), {}
         for attribute, rows in self.questions.items():
             texts = rows[family] if len(rows) > 1 else rows[0]
             result[attribute] = (scale * seen @ self.embed_texts(texts).T).softmax(dim=1)

@@ -1,0 +1,285 @@
+"""The comparison of starts: its grid, its runner, its figures."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import pytest
+import threestudio
+import torch
+from dreammapping.distillation import build_timesteps
+from dreammapping.initialization import INITIALIZATIONS
+from PIL import Image
+from scipy import stats
+from threestudio.launcher import read_run_config
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import initialization as benchmark  # noqa: E402
+import initialization_report as report  # noqa: E402
+import initialization_variants as grid  # noqa: E402
+
+SMALL = ("trainer.max_steps=2", "data.batch_size=1", "data.height=32", "data.width=32", "system.geometry.init.num_points=60", "data.n_val_views=2", "data.n_test_views=9")
+
+
+def options(folder: Path, *arguments: str):
+    args = benchmark.parser().parse_args(["--output", str(folder), *arguments])
+    args.output = args.output.resolve()
+    return args
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return benchmark.Judge(ROOT / "load" / "embedded-judge")
+
+
+# ---- the grid ----
+
+
+def test_the_most_important_runs_come_first():
+    ordered = grid.cells(["few", "sphere", "many", "shap-e"], ["vdm", "sds"], [0, 4], [0, 1])
+    assert len(set(ordered)) == len({cell.name for cell in ordered}) == len(ordered) == 4 * 2 * 2 * 2
+    assert [cell.seed for cell in ordered] == [0] * 16 + [1] * 16
+    assert [cell.variant for cell in ordered[:16:4]] == ["sphere", "shap-e", "few", "many"]
+    assert [(c.loss, c.prompt) for c in ordered[:4]] == [("vdm", 0), ("vdm", 4), ("sds", 0), ("sds", 4)]
+
+
+@pytest.mark.parametrize("loss", grid.LOSSES)
+@pytest.mark.parametrize("name", list(grid.VARIANTS))
+def test_every_variant_is_made_of_settings(name, loss, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    arguments = grid.Cell(name, loss, 4, 1).arguments(Path("trials"), 50)
+    config, preset = read_run_config(arguments[1], [a for a in arguments[2:] if "=" in a], "embedded", use_cuda=False)
+    assert preset.taken == "embedded" and config.seed == 1 and config.system.prompt_processor.prompt == "a yellow duck"
+    assert config.trainer.max_steps == grid.VARIANTS[name].steps and config.system.guidance.loss.type == loss
+    data = threestudio.find(config.data_type)(config.data)
+    data.setup("fit")
+    build_timesteps(config.system.guidance.timesteps)
+    processor = threestudio.find(config.system.prompt_processor_type)
+    assert set(config.system.prompt_processor) <= set(processor.Config.__dataclass_fields__)
+    if config.system.geometry.init.get("type") != "shap-e":
+        geometry = threestudio.find(config.system.geometry_type)(config.system.geometry)
+        assert geometry.count == config.system.geometry.init.num_points
+    elif "shap-e" in INITIALIZATIONS:
+        from dreammapping.initialization import InitSettings
+        from dreammapping.settings import parse_settings
+
+        assert parse_settings(InitSettings, config.system.geometry.init, "init").prompt == "a yellow duck"
+
+
+def test_half_the_steps_have_the_whole_course():
+    assert set(grid.with_steps(250)) == {
+        "system.geometry.densification.refine_start_iter=25", "system.geometry.densification.refine_stop_iter=225",
+        "system.geometry.densification.refine_every=25", "system.guidance.timesteps.max_step_percent=[0, 0.98, 0.5, 200]",
+    }  # fmt: skip
+
+
+def test_a_whole_course_is_the_presets():
+    from threestudio.utils.config import load_config
+    from threestudio.utils.presets import overlay_files
+
+    config = ROOT / grid.CONFIGS / "vdm-gs.yaml"
+    plain = load_config(config, *overlay_files(config, "embedded"))
+    again = load_config(config, *overlay_files(config, "embedded"), cli_args=list(grid.with_steps(grid.STEPS)))
+    assert plain.trainer.max_steps == grid.STEPS
+    assert plain.system == again.system
+
+
+# ---- the runner ----
+
+
+def test_a_record_counts_only_for_the_arguments_it_was_made_with(tmp_path):
+    cell, args = grid.Cell("few", "vdm", 0, 0), options(tmp_path, "--", "trainer.max_steps=2")
+    file = tmp_path / "runs" / f"{cell.name}.json"
+    file.parent.mkdir()
+    assert not benchmark.finished(cell, args)
+    file.write_text(json.dumps({"arguments": benchmark.arguments_of(cell, args)}))
+    assert benchmark.finished(cell, args)
+    assert not benchmark.finished(cell, options(tmp_path, "--", "trainer.max_steps=3"))
+    moved = tmp_path / "moved"
+    (tmp_path / "runs").rename(moved.with_name("m"))
+    moved.mkdir()
+    moved.with_name("m").rename(moved / "runs")
+    assert benchmark.finished(cell, options(moved, "--", "trainer.max_steps=2"))
+    (moved / "runs" / f"{cell.name}.json").write_text(json.dumps({"arguments": benchmark.arguments_of(cell, args), "failure": "no"}))
+    assert not benchmark.finished(cell, options(moved, "--", "trainer.max_steps=2"))
+
+
+def test_a_run_leaves_its_record_and_the_next_one_is_not_disturbed(tmp_path, monkeypatch, judge):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(benchmark, "_judge", judge, raising=False)
+    cell, folders = grid.Cell("random-colors", "sds", 1, 0), (tmp_path / "first", tmp_path / "second")
+    for folder in folders:
+        args = options(folder, "--every", "1", "--", *SMALL)
+        facts = benchmark.work(cell, benchmark.arguments_of(cell, args), folder, keep=folder == folders[1])
+        assert "failure" not in facts, facts
+        assert (facts["steps"], facts["gaussians"], facts["variant"], facts["seed"]) == (2, 60, "random-colors", 0)
+        assert benchmark.finished(cell, args)
+    first, second = (folder / "runs" / cell.name for folder in folders)
+    assert sorted(f.name for f in first.parent.iterdir()) == [f"{cell.name}.{suffix}" for suffix in ("jpg", "json", "npz")]
+    assert not list((folders[0] / "trials").iterdir()) and (folders[1] / "trials" / cell.name / "run" / "save" / "model_card.json").exists()
+    with np.load(f"{first}.npz") as seen:
+        assert seen["steps"].tolist() == [0, 1, 2] and seen["looks"].shape == (3, 2, 96) and seen["final"].shape == (8, 96)
+        # the same object from the same two sides, 0 and 180 degrees, at the end of training and in the test
+        assert np.allclose(seen["looks"][2], seen["final"][[0, 4]], atol=0.02)
+        assert not np.allclose(seen["looks"][0], seen["looks"][2], atol=1e-4)
+    assert Image.open(f"{first}.jpg").size == (8 * grid.SIZE, grid.SIZE)
+    for suffix in ("npz", "jpg"):
+        assert Path(f"{first}.{suffix}").read_bytes() == Path(f"{second}.{suffix}").read_bytes()
+
+
+def test_a_run_that_fails_says_why(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(ROOT)
+    cell, args = grid.Cell("sphere", "vdm", 0, 0), options(tmp_path, "--", "system.geometry.init.nonsense=1")
+    facts = benchmark.work(cell, benchmark.arguments_of(cell, args), tmp_path, keep=False)
+    assert facts["failure"].startswith("system.geometry.init.nonsense is not a known key")
+    assert "nonsense" in (tmp_path / "trials" / f"{cell.name}.log").read_text()
+    assert "nonsense" not in capfd.readouterr().err  # it went to the log
+    os.write(1, b"back")
+    assert capfd.readouterr().out == "back"
+    assert json.loads((tmp_path / "runs" / f"{cell.name}.json").read_text()) == facts
+
+
+def test_processes_that_die_are_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "begin", os._exit)  # dies of its argument
+    cells = grid.cells(["sphere"], ["vdm"], [0, 1, 2], [0])
+    benchmark.run_all(cells, options(tmp_path, "--workers", "2"))
+    for cell in cells:
+        assert "died" in json.loads((tmp_path / "runs" / f"{cell.name}.json").read_text())["failure"]
+    assert capsys.readouterr().out.count("died") == 3
+
+
+def test_no_run_is_started_when_the_time_is_up(tmp_path):
+    args = options(tmp_path, "--minutes", "0")
+    benchmark.run_all(grid.cells(["sphere"], ["vdm"], [0], [0]), args)
+    waiting = deque(grid.cells(["sphere"], ["vdm"], [0], [0]))
+    assert benchmark.run_pool(waiting, args, deadline=0.0) == [] and len(waiting) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- the figures ----
+
+
+def run(variant: str, prompt: int, seed: int, clip: list[float], *, loss: str = "vdm", janus: bool | None = False, **final: float) -> report.Run:
+    shares = {**dict.fromkeys(report.SHARES, 1.0), "clip": clip[-1], **final}
+    steps = tuple(range(0, 50 * len(clip), 50))
+    return report.Run(grid.Cell(variant, loss, prompt, seed), {"training_seconds": 30.0, "gaussians": 100}, shares, janus, (0.0,), steps, tuple(clip))
+
+
+def test_the_interval_of_a_constant_has_no_width():
+    assert report.bootstrap([[2.0], [2.0, 2.0], [2.0]]) == (2.0, 2.0, 2.0)
+
+
+def test_the_interval_of_single_values_is_scipys():
+    values = np.random.default_rng(1).normal(size=12)
+    mean, low, high = report.bootstrap([[v] for v in values])
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", random_state=2).confidence_interval
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_the_interval_knows_the_spread_of_seeds_too():
+    one = report.bootstrap([[0.0], [0.0], [0.0]])
+    several = report.bootstrap([[-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0]])
+    assert one[2] - one[1] == 0.0 and several[0] == 0.0 and several[2] - several[1] > 0.5
+    # a prompt counts once, however many of its seeds are there
+    assert report.bootstrap([[1.0], [0.0, 0.0, 0.0]])[0] == 0.5
+
+
+def test_only_runs_of_the_same_loss_prompt_and_seed_are_compared():
+    sphere = [run("sphere", 0, 0, [10.0]), run("sphere", 1, 0, [20.0]), run("sphere", 0, 1, [99.0], loss="sds")]
+    others = [run("few", 0, 0, [11.0]), run("few", 1, 0, [23.0]), run("few", 0, 1, [0.0]), run("few", 2, 0, [0.0])]
+    assert report.compared(others, sphere, lambda r: r.final["clip"])[0] == 2.0
+    assert report.compared(others[2:], sphere, lambda r: r.final["clip"]) is None
+    unknown = [run("few", 0, 0, [11.0], janus=None), run("few", 1, 0, [11.0], janus=True)]
+    assert report.compared(unknown, sphere, lambda r: None if r.janus is None else float(r.janus))[0] == 1.0
+
+
+def test_steps_to_a_score_by_hand():
+    curve, steps = [0.0, 20.0, 40.0, 30.0], [0, 50, 100, 150]
+    assert report.steps_to(curve, steps, -1.0) == 0.0
+    assert report.steps_to(curve, steps, 10.0) == 25.0
+    assert report.steps_to(curve, steps, 20.0) == 50.0
+    assert report.steps_to(curve, steps, 35.0) == 87.5
+    assert report.steps_to(curve, steps, 41.0) is None
+
+
+def test_the_summary_by_hand():
+    runs = [
+        run("sphere", 0, 0, [0.0, 40.0, 60.0]), run("sphere", 1, 0, [0.0, 20.0, 60.0], janus=True),
+        run("few", 0, 0, [0.0, 60.0, 70.0], family=0.5), run("few", 1, 0, [0.0, 60.0, 80.0], janus=None),
+    ]  # fmt: skip
+    few, sphere = (report.summarize(runs)["vdm"][name] for name in ("few", "sphere"))
+    assert (few["runs"], few["recognized"], few["family"], few["clip"]) == (2, 1, 0.75, 75.0)
+    assert few["clip_difference"][0] == 15.0 and few["family_difference"][0] == -0.25 and sphere["clip_difference"] == (0.0, 0.0, 0.0)
+    assert (sphere["janus"], few["janus"], few["janus_difference"][0]) == (0.5, 0.0, 0.0)
+    assert sphere["curve"] == {"steps": [0, 50, 100], "clip": [0.0, 30.0, 60.0]}
+    assert few["reached"]["sphere's last"] == {"score": 60.0, "mean_curve": 50.0, "share": 1.0, "median": 50.0}
+    assert few["reached"]["65"]["median"] == pytest.approx((75 + 62.5) / 2)
+    assert sphere["reached"]["65"] == {"score": 65.0, "mean_curve": None, "share": 0.0, "median": None}
+
+
+def record(folder: Path, judge, cell: grid.Cell, texts: list[str], looks: list[str]) -> None:
+    """As a run leaves it, of which the judge has seen nothing but these texts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final, on_the_way = judge.embed_texts(texts).half().numpy(), judge.embed_texts(looks).half().numpy()[:, None]
+    buffer = io.BytesIO()
+    np.savez(buffer, steps=np.arange(len(looks)) * 50, looks=on_the_way, final=final)
+    (folder / f"{cell.name}.npz").write_bytes(buffer.getvalue())
+    noise = np.random.default_rng(cell.seed).integers(0, 256, (grid.SIZE, grid.SIZE * len(texts), 3), dtype=np.uint8)
+    noise[:, : grid.SIZE], noise[:, grid.SIZE * (len(texts) // 2) :][:, : grid.SIZE] = (255, 0, 0), (0, 0, 255)
+    Image.fromarray(noise).save(folder / f"{cell.name}.jpg", quality=95)
+    (folder / f"{cell.name}.json").write_text(json.dumps({**cell.__dict__, "training_seconds": 31.0, "gaussians": 77}))
+
+
+def around(name: str, sides: str) -> list[str]:
+    return [f"{name}, {dict(f='front', s='side', b='back')[side]} view" for side in sides]
+
+
+def test_the_report_of_records(tmp_path, judge):
+    wanted = grid.cells(["sphere", "few"], ["vdm"], [4], [0, 1])  # a yellow duck
+    true, janus = "fffsssssssbbbbbsssssssff", "fffsssssssfffffsssssssff"
+    record(tmp_path / "runs", judge, wanted[0], around("a yellow duck", true), ["a gray fish", "a yellow duck"])
+    record(tmp_path / "runs", judge, wanted[1], around("a yellow duck", janus), ["a yellow duck", "a yellow duck"])
+    (tmp_path / "runs" / f"{wanted[2].name}.json").write_text(json.dumps({"failure": "out of memory"}))
+    runs, failed, missing = report.read(tmp_path / "runs", wanted, judge)
+    assert failed == {wanted[2].name: "out of memory"} and missing == [wanted[3].name]
+    assert [r.janus for r in runs] == [False, True] and runs[0].final["family"] == runs[0].final["color"] == 1.0
+    assert runs[0].final["side"] == 1.0 and runs[1].final["side"] == 0.75
+    assert runs[0].fronts == (0.0, 15.0, 30.0, 330.0, 345.0)
+    assert runs[0].clip[1] == pytest.approx(100.0, abs=0.1) and runs[0].clip[0] < 90
+    text = report.write_report(tmp_path, wanted, judge)
+    assert (tmp_path / "report.md").read_text() == text and "2 of 4 runs" in text
+    assert f"- {wanted[2].name}: out of memory" in text and "few.vdm (1)" in text
+    assert "| few | 1 | 100.0 % (+0.0 [+0.0, +0.0]) |" in text and "100 % (1) (+100.0 [+100.0, +100.0])" in text
+    raw = json.loads((tmp_path / "report.json").read_text())
+    assert [r["janus"] for r in raw["runs"]] == [False, True] and raw["missing"] == missing and raw["failed"] == failed
+    sheet = Image.open(tmp_path / "contact_sheet_vdm.png").convert("RGB")
+    assert sheet.size == (2 * 194, 14 + 98)
+    assert [max(range(3), key=sheet.getpixel((x, 60)).__getitem__) for x in (48, 144, 194 + 48, 194 + 144)] == [0, 2, 0, 2]
+
+
+def test_an_object_that_is_not_recognized_has_no_front(tmp_path, judge):
+    (cell,) = grid.cells(["sphere"], ["vdm"], [4], [0])
+    record(tmp_path, judge, cell, around("a red mug", "f" * 24), ["a red mug"])
+    ((found,), _, _) = report.read(tmp_path, [cell], judge)
+    assert found.janus is None and found.final["family"] == 0.0
+    assert "| (0) |" in report.markdown(report.summarize([found]), {}, [], 1)
+
+
+def test_a_large_sheet_is_made_small_enough(tmp_path, judge):
+    names, cells = ["sphere", "few", "many", "ball", "opaque"], []
+    for cell in grid.cells(names, ["vdm"], list(range(10)), [0]):
+        noise = np.random.default_rng(cell.prompt).integers(0, 256, (grid.SIZE, grid.SIZE * 2, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{cell.name}.jpg")
+        cells.append(run(cell.variant, cell.prompt, 0, [1.0]))
+    data = report.contact_sheet(tmp_path, cells)
+    assert len(data) <= report.SHEET_BYTES
+    assert Image.open(io.BytesIO(data)).width % len(names) == 0
