@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from embedded_quality import PROMPTS, prompt_of
 
@@ -32,13 +33,18 @@ class Variant:
     steps: int = STEPS
 
 
-def shap_e(*further: str, steps: int = STEPS) -> Variant:
+def shap_e(*further: str, radius: float = 0.55, steps: int = STEPS) -> Variant:
     """A start from the embedded Shap-E."""
     start = (
-        "system.geometry.init.type=shap-e", "system.geometry.init.prompt=${system.prompt_processor.prompt}",
-        "system.geometry.init.shap_e.model=load/embedded-shap-e",
+        "system.geometry.init.type=shap-e", "system.geometry.init.prompt=${system.prompt_processor.prompt}", f"system.geometry.init.radius={radius}",
+        "system.geometry.init.shap_e={model: load/embedded-shap-e, steps: 8, guidance_scale: 3.0, grid_size: 64}",
     )  # fmt: skip
     return Variant((*start, *further), steps=steps)
+
+
+def sphere(*further: str, radius: float = 0.45, **settings: Any) -> Variant:
+    """A start from a sphere."""
+    return Variant(("system.geometry.init.type=sphere", f"system.geometry.init.radius={radius}", *further), **settings)
 
 
 def with_steps(steps: int) -> tuple[str, ...]:
@@ -51,32 +57,33 @@ def with_steps(steps: int) -> tuple[str, ...]:
 
 
 VARIANTS: dict[str, Variant] = {
-    "sphere": Variant(),
+    "sphere": sphere(),
     "shap-e": shap_e(),
     "shap-e-half": shap_e(*with_steps(STEPS // 2), steps=STEPS // 2),
-    "shap-e-large": shap_e("system.geometry.init.radius=0.55"),  # as large as the world's objects
+    "shap-e-small": shap_e(radius=0.45),  # as the sphere; the world's objects are larger
+    "shap-e-opaque": shap_e("system.geometry.opacity_init=0.5"),
     # ---- the teacher is told more clearly which side it sees ----
-    "perp-neg": Variant(("system.prompt_processor.use_perp_neg=true",)),
+    "perp-neg": sphere("system.prompt_processor.use_perp_neg=true"),
     # ---- another sphere ----
-    "opaque": Variant(("system.geometry.opacity_init=0.4",)),
-    "large": Variant(("system.geometry.init.radius=0.6",)),
-    "ball": Variant(("system.geometry.init.radius=0.6", "system.geometry.init.distribution=ball")),
-    "few": Variant(("system.geometry.init.num_points=1000",)),
-    "many": Variant(("system.geometry.init.num_points=10000",)),
-    "random-colors": Variant(("system.geometry.init.color=random",)),
+    "opaque": sphere("system.geometry.opacity_init=0.4"),
+    "large": sphere(radius=0.6),
+    "ball": sphere("system.geometry.init.distribution=ball", radius=0.6),
+    "few": sphere("system.geometry.init.num_points=1000"),
+    "many": sphere("system.geometry.init.num_points=10000"),
+    "random-colors": sphere("system.geometry.init.color=random"),
     # ---- another course ----
-    "noise-first": Variant((
+    "noise-first": sphere(
         "system.guidance.timesteps.min_step_percent=[0, 0.6, 0.02, 200]", "system.guidance.timesteps.max_step_percent=[100, 0.98, 0.5, 450]",
-    )),
-    "anneal": Variant(("system.guidance.timesteps={type: anneal, shared: false, start: 900, end: 200, anneal_steps: 450, width: 80}",)),
-    "strong-first": Variant(of_loss={
+    ),
+    "anneal": sphere("system.guidance.timesteps={type: anneal, shared: false, start: 900, end: 200, anneal_steps: 450, width: 80}"),
+    "strong-first": sphere(of_loss={
         "vdm": ("system.guidance.guidance_scale=[0, 20.0, 7.5, 200]",), "sds": ("system.guidance.guidance_scale=[0, 200.0, 100.0, 200]",),
     }),
-    "late-densification": Variant(("system.geometry.densification.refine_start_iter=200",)),
+    "late-densification": sphere("system.geometry.densification.refine_start_iter=200"),
     # ---- other cameras ----
-    "progressive": Variant(("data.progressive_until=150",)),
-    "coarse-first": Variant(("data.height=[64, 128]", "data.width=[64, 128]", "data.batch_size=[8, 4]", "data.resolution_milestones=[150]")),
-    "far": Variant(("data.camera_distance_range=[2.2, 2.6]", "data.fovy_range=[42, 45]")),
+    "progressive": sphere("data.progressive_until=150"),
+    "coarse-first": sphere("data.height=[64, 128]", "data.width=[64, 128]", "data.batch_size=[8, 4]", "data.resolution_milestones=[150]"),
+    "far": sphere("data.camera_distance_range=[2.2, 2.6]", "data.fovy_range=[42, 45]"),
 }  # fmt: skip
 
 
