@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from inspect import signature
 from pathlib import Path
 from typing import Any, Optional
 
@@ -48,7 +49,9 @@ _RESOLVERS = {
     "cmaxgt0orcmaxgt0": lambda a, b: C_max(a) > 0 or C_max(b) > 0,
     "not": lambda value: not value,
 }
-_register = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver  # renamed in omegaconf 2.4
+# omegaconf 2.4 renamed the function to a name that in 2.3 is an older one's, without `replace`.
+_renamed = "replace" in signature(OmegaConf.register_resolver).parameters
+_register = OmegaConf.register_resolver if _renamed else OmegaConf.register_new_resolver
 for _name, _resolver in _RESOLVERS.items():
     _register(_name, _resolver, replace=True)
 
