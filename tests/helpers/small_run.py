@@ -14,14 +14,14 @@ CONFIG = ROOT / "custom" / "dreammapping" / "configs" / "vdm-gs.yaml"
 
 
 def overrides(teacher: Path, outputs: Path, steps: int = 8, every: int = 4, name: str = "run") -> list[str]:
-    """Dotted overrides. The run's folder is outputs/name/small; Gaussians are added at every second step."""
+    """Dotted overrides. The run's folder is outputs/name/small; Gaussians start in a sphere and are added at every second step."""
     return [
         f"exp_root_dir={outputs}", f"name={name}", "tag=small", "use_timestamp=false", "seed=3",
         "data.height=32", "data.width=32", "data.eval_height=32", "data.eval_width=32", "data.batch_size=2",
         "data.n_val_views=1", "data.n_test_views=9",
         f"system.prompt_processor.pretrained_model_name_or_path={teacher}",
         "system.prompt_processor.prompt=a red striped mug", "system.prompt_processor.spawn=false",
-        "system.geometry.init.num_points=60",
+        "system.geometry.init.type=sphere", "system.geometry.init.num_points=60",
         "system.geometry.densification.refine_start_iter=0", "system.geometry.densification.refine_every=2",
         "system.geometry.densification.grow_grad2d=0.0", "system.geometry.densification.cap_max=150",
         f"trainer.max_steps={steps}", f"trainer.val_check_interval={every}", f"checkpoint.every_n_train_steps={every}",

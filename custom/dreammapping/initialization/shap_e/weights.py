@@ -121,7 +121,7 @@ def _command(model: str) -> str:
     """What gets the weights: OpenAI's, where `model` names no other repository."""
     if not _is_repository(model) or Path(model).exists() or model == OPENAI:
         return f'hf download {OPENAI} --exclude "[prt]*.bin"   (2.2 GB; pip install huggingface_hub)'
-    return f"hf download {model}   (pip install huggingface_hub)"
+    return f"hf download {model}   (pip install huggingface_hub), or take shap_e.model={OPENAI}"
 
 
 def _check_kind(model: str, folder: Path) -> None:
