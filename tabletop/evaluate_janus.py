@@ -65,11 +65,12 @@ def scenes_of_all_families(objects: int, seed: int) -> Scenes:
     return scenes.replace(center=torch.zeros_like(scenes.center), floor_shadow=torch.zeros_like(scenes.floor_shadow))
 
 
-def look_around(scenes: Scenes, judge: Judge, device: torch.device) -> Tensor:
+def look_around(scenes: Scenes, judge: Judge, device: torch.device, supersample: int = 2) -> Tensor:
     """The judge's unit vectors [N, V, D]."""
     seen = []
     for azimuth in azimuths():
-        pictures = render(scenes.replace(azimuth=azimuth.expand(len(scenes))).to(device), compile=device.type == "cuda")
+        turned = scenes.replace(azimuth=azimuth.expand(len(scenes))).to(device)
+        pictures = render(turned, supersample=supersample, compile=device.type == "cuda")
         seen.append(torch.cat([judge.embed_images(part.permute(0, 2, 3, 1).float() / 255).cpu() for part in pictures.split(64)]))
         print(f"{azimuth:5.0f} degrees", flush=True)
     return torch.stack(seen, dim=1)
@@ -107,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=int, default=2, help="of each family")
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--supersample", type=int, default=2, help="1 takes a quarter of the time and leaves jagged edges")
     parser.add_argument("--judge", type=Path, default=ROOT / "load" / "embedded-judge")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
@@ -115,7 +117,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     if not store.exists():
         scenes = scenes_of_all_families(args.objects, args.seed)
-        np.savez(store, seen=look_around(scenes, judge, device).half().numpy(), family=scenes.family.numpy())
+        np.savez(store, seen=look_around(scenes, judge, device, args.supersample).half().numpy(), family=scenes.family.numpy())
     with np.load(store) as kept:
         report = summarize(torch.from_numpy(kept["seen"]).float(), torch.from_numpy(kept["family"]), judge)
     (args.output / "janus.json").write_text(json.dumps(report, indent=1))

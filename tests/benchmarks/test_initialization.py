@@ -26,7 +26,10 @@ import initialization as benchmark  # noqa: E402
 import initialization_report as report  # noqa: E402
 import initialization_variants as grid  # noqa: E402
 
-SMALL = ("trainer.max_steps=2", "data.batch_size=1", "data.height=32", "data.width=32", "system.geometry.init.num_points=60", "data.n_val_views=2", "data.n_test_views=9")
+SMALL = (
+    "trainer.max_steps=2", "data.batch_size=1", "data.height=32", "data.width=32", "system.geometry.init.num_points=60",
+    "data.n_val_views=2", "data.n_test_views=9",
+)  # fmt: skip
 
 
 def options(folder: Path, *arguments: str):
