@@ -240,7 +240,8 @@ def record(folder: Path, judge, cell: grid.Cell, texts: list[str], looks: list[s
     noise = np.random.default_rng(cell.seed).integers(0, 256, (grid.SIZE, grid.SIZE * len(texts), 3), dtype=np.uint8)
     noise[:, : grid.SIZE], noise[:, grid.SIZE * (len(texts) // 2) :][:, : grid.SIZE] = (255, 0, 0), (0, 0, 255)
     Image.fromarray(noise).save(folder / f"{cell.name}.jpg", quality=95)
-    (folder / f"{cell.name}.json").write_text(json.dumps({**cell.__dict__, "training_seconds": 31.0, "seconds": 36.0, "gaussians": 77}))
+    facts = {**cell.__dict__, "arguments": cell.arguments(folder, 50), "training_seconds": 31.0, "seconds": 36.0, "gaussians": 77}
+    (folder / f"{cell.name}.json").write_text(json.dumps(facts))
 
 
 def around(name: str, sides: str) -> list[str]:
@@ -264,6 +265,8 @@ def test_the_report_of_records(tmp_path, judge):
     assert f"- {wanted[2].name}: out of memory" in text and "few.vdm (1)" in text
     assert "| few | 1 | 100.0 % (+0.0 [+0.0, +0.0]) |" in text and "100 % (1) (+100.0 [+100.0, +100.0]) | 77 | 31 / 36 |" in text
     raw = json.loads((tmp_path / "report.json").read_text())
+    assert str(tmp_path) not in (tmp_path / "report.json").read_text() and "tag=run" in raw["runs"][0]["arguments"]
+    assert raw["summary"]["vdm"]["few"]["janus_difference"] == [1.0, 1.0, 1.0] and raw["runs"][0]["looks"]["steps"] == [0, 50]
     assert [r["janus"] for r in raw["runs"]] == [False, True] and raw["missing"] == missing and raw["failed"] == failed
     sheet = Image.open(tmp_path / "contact_sheet_vdm.png").convert("RGB")
     assert sheet.size == (2 * 194, 14 + 98)
