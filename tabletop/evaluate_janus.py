@@ -1,7 +1,7 @@
 """How well does the judge tell a Janus? `python -m tabletop.evaluate_janus --objects 2 --output build/tabletop/janus`.
 
 Objects of the world are drawn from 24 sides with the embedded preset's test camera and shown to the judge. From the same pictures come objects that
-are no Janus (as they are, and turned by any angle) and objects that are: with the front half mirrored to the back, and with three or four fronts. The
+are no Janus (as they are, and turned) and objects that are: with the front on the back, too, or with up to four fronts all around. The
 report (janus.json) says how often `dreammapping.evaluation.janus` is wrong about them. What the judge saw is kept (seen.npz), so that another rule
 can be tried in a second; about ten seconds an object on one CPU core.
 """
@@ -45,10 +45,21 @@ def mirrored(azimuth: Tensor) -> Tensor:
     return torch.where(azimuth.abs() > 90.0, torch.sign(azimuth) * 180.0 - azimuth, azimuth)
 
 
+def pasted(azimuth: Tensor, width: float) -> Tensor:
+    """The same for an object that is true but for a front over its back, `width` degrees to each side."""
+    turned = fold(azimuth - 180.0, 1)
+    return torch.where(turned.abs() <= width, turned, azimuth)
+
+
 TRUE: dict[str, Callable[[Tensor], Tensor]] = {"as it is": lambda a: a, "turned by 75": lambda a: a + 75.0, "turned by 180": lambda a: a + 180.0}
 FALSE: dict[str, Callable[[Tensor], Tensor]] = {
-    "front mirrored to the back": mirrored, "two fronts": lambda a: fold(a, 2), "three fronts": lambda a: fold(a, 3), "four fronts": lambda a: fold(a, 4),
-}  # fmt: skip
+    "front mirrored to the back": mirrored,
+    "front over the back, 45 to each side": lambda a: pasted(a, 45.0),
+    "front over the back, 15 to each side": lambda a: pasted(a, 15.0),
+    "two fronts": lambda a: fold(a, 2),
+    "three fronts": lambda a: fold(a, 3),
+    "four fronts": lambda a: fold(a, 4),
+}
 
 
 def azimuths() -> Tensor:

@@ -30,6 +30,8 @@ def test_what_a_janus_shows_by_hand():
     assert janus.fold(azimuth, 2).tolist() == [0.0, 30.0, -80.0, 0.0, 20.0, -10.0]
     assert janus.fold(azimuth, 3).tolist() == [0.0, 30.0, -20.0, -60.0, -40.0, -10.0]
     assert janus.fold(torch.tensor([200.0]), 1).tolist() == [-160.0]
+    assert janus.pasted(azimuth, 15.0).tolist() == [0.0, 30.0, 100.0, 0.0, 200.0, 350.0]
+    assert janus.pasted(azimuth, 20.0).tolist() == [0.0, 30.0, 100.0, 0.0, 20.0, 350.0]
 
 
 def test_a_judge_that_is_always_right_leaves_no_errors(judge):
