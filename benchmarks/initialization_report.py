@@ -19,7 +19,7 @@ from dreammapping.evaluation.janus import front_azimuths, is_janus, share_of_rig
 from dreammapping.evaluation.judge import Judge
 from dreammapping.files import write_atomic
 from embedded_quality import PROMPTS, prompt_of
-from initialization_variants import FINAL_VIEWS, FIRST, SIZE, STEPS, Cell
+from initialization_variants import FINAL_VIEWS, FIRST, SIZE, Cell
 from PIL import Image, ImageDraw
 
 DRAWS = 10_000
@@ -164,7 +164,8 @@ def figures(runs: Sequence[Run], sphere: Sequence[Run], goals: dict[str, float])
         **{f"{key}_difference": compared(runs, sphere, lambda run, key=key: run.final[key]) for key in (*SHARES, "clip")},
         "recognized": len(recognized), "janus": float(np.mean([run.janus for run in recognized])) if recognized else None,
         "janus_difference": compared(runs, sphere, lambda run: None if run.janus is None else float(run.janus)),
-        "seconds": float(np.median([run.facts["training_seconds"] for run in runs])),
+        "training_seconds": float(np.median([run.facts["training_seconds"] for run in runs])),
+        "seconds": float(np.median([run.facts["seconds"] for run in runs])),
         "gaussians": float(np.mean([run.facts["gaussians"] for run in runs])),
         "curve": {"steps": steps, "clip": curve}, "reached": reached,
     }  # fmt: skip
@@ -173,9 +174,9 @@ def figures(runs: Sequence[Run], sphere: Sequence[Run], goals: dict[str, float])
 # ---- words ----
 
 EXPLAINED = (
-    f"Judged from {FINAL_VIEWS} sides: the share of them in which family, color and pattern are right; of those that show one side clearly, the share "
-    "in which that side is seen. Janus rate: the share of recognized objects (their number in brackets) with several fronts. Further in brackets: the "
-    "difference from the sphere and its 95 % interval."
+    f"Judged from {FINAL_VIEWS} sides: the share of them in which family, color and pattern are right; of those that show one side "
+    "clearly, the share in which that side is seen. Janus rate: the share of recognized objects (their number in brackets) with several "
+    "fronts. Further in brackets: the difference from the sphere and its 95 % interval."
 )
 
 
@@ -185,7 +186,7 @@ def markdown(summary: dict[str, dict[str, Any]], failed: dict[str, str], missing
     for loss, variants in summary.items():
         lines += ["", f"## {loss}", "", EXPLAINED, ""]
         lines += table(
-            ["start", "runs", "family", "color", "pattern", "side", "CLIP score", "Janus rate (of)", "Gaussians", "training, s"],
+            ["start", "runs", "family", "color", "pattern", "side", "CLIP score", "Janus rate (of)", "Gaussians", "training / all, s"],
             [quality_row(name, f) for name, f in variants.items()],
         )
         goals = next(iter(variants.values()))["reached"]
@@ -209,7 +210,7 @@ def quality_row(name: str, f: dict[str, Any]) -> list[str]:
     clip = with_interval(f"{f['clip']:.1f}", f["clip_difference"], 1, name)
     rate = "" if f["janus"] is None else f"{100 * f['janus']:.0f} % "
     janus = with_interval(f"{rate}({f['recognized']})", f["janus_difference"], 100, name)
-    return [name, str(f["runs"]), *shares, clip, janus, f"{f['gaussians']:.0f}", f"{f['seconds']:.0f}"]
+    return [name, str(f["runs"]), *shares, clip, janus, f"{f['gaussians']:.0f}", f"{f['training_seconds']:.0f} / {f['seconds']:.0f}"]
 
 
 def with_interval(text: str, difference: tuple[float, float, float] | None, scale: float, name: str) -> str:
@@ -267,16 +268,27 @@ def _png(image: Image.Image) -> bytes:
 # ---- all of it ----
 
 
+def raw(run: Run) -> dict[str, Any]:
+    """Everything about one run, without the folder it was in."""
+    arguments = [a for a in run.facts.get("arguments", ()) if not a.startswith("exp_root_dir=")]
+    looks = {"steps": run.steps, "clip": run.clip}
+    return {**run.facts, "arguments": arguments, "final": run.final, "janus": run.janus, "fronts": run.fronts, "looks": looks}
+
+
+def as_json(summary: dict[str, Any], runs: Sequence[Run], **others: Any) -> str:
+    """Numbers to four places, each run in a line of its own."""
+    rounded = json.loads(json.dumps([summary, [raw(run) for run in runs]]), parse_float=lambda text: round(float(text), 4))
+    lines = ",\n".join(f"  {json.dumps(run)}" for run in rounded[1])
+    return json.dumps({**others, "summary": rounded[0], "runs": []}, indent=1).replace('"runs": []', f'"runs": [\n{lines}\n ]')
+
+
 def write_report(output: Path, wanted: Sequence[Cell], judge: Judge) -> str:
     """Write report.json, report.md and a contact sheet for each loss; the Markdown."""
     runs, failed, missing = read(output / "runs", wanted, judge)
     summary = summarize(runs)
     text = markdown(summary, failed, missing, len(wanted))
-    raw = [
-        {**run.facts, "final": run.final, "janus": run.janus, "fronts": run.fronts, "looks": {"steps": run.steps, "clip": run.clip}} for run in runs
-    ]  # fmt: skip
-    record = {"summary": summary, "failed": failed, "missing": list(missing), "views": FINAL_VIEWS, "steps": STEPS, "runs": raw}
-    write_atomic(output / "report.json", json.dumps(record, indent=1).encode())
+    others = {"views": FINAL_VIEWS, "failed": failed, "missing": missing}
+    write_atomic(output / "report.json", as_json(summary, runs, **others).encode())
     write_atomic(output / "report.md", text.encode())
     for loss in summary:
         write_atomic(output / f"contact_sheet_{loss}.png", contact_sheet(output / "runs", [r for r in runs if r.cell.loss == loss]))

@@ -26,7 +26,10 @@ import initialization as benchmark  # noqa: E402
 import initialization_report as report  # noqa: E402
 import initialization_variants as grid  # noqa: E402
 
-SMALL = ("trainer.max_steps=2", "data.batch_size=1", "data.height=32", "data.width=32", "system.geometry.init.num_points=60", "data.n_val_views=2", "data.n_test_views=9")
+SMALL = (
+    "trainer.max_steps=2", "data.batch_size=1", "data.height=32", "data.width=32", "system.geometry.init.num_points=60",
+    "data.n_val_views=2", "data.n_test_views=9",
+)  # fmt: skip
 
 
 def options(folder: Path, *arguments: str):
@@ -170,7 +173,8 @@ def test_no_run_is_started_when_the_time_is_up(tmp_path):
 def run(variant: str, prompt: int, seed: int, clip: list[float], *, loss: str = "vdm", janus: bool | None = False, **final: float) -> report.Run:
     shares = {**dict.fromkeys(report.SHARES, 1.0), "clip": clip[-1], **final}
     steps = tuple(range(0, 50 * len(clip), 50))
-    return report.Run(grid.Cell(variant, loss, prompt, seed), {"training_seconds": 30.0, "gaussians": 100}, shares, janus, (0.0,), steps, tuple(clip))
+    facts = {"training_seconds": 30.0, "seconds": 35.0, "gaussians": 100}
+    return report.Run(grid.Cell(variant, loss, prompt, seed), facts, shares, janus, (0.0,), steps, tuple(clip))
 
 
 def test_the_interval_of_a_constant_has_no_width():
@@ -236,7 +240,8 @@ def record(folder: Path, judge, cell: grid.Cell, texts: list[str], looks: list[s
     noise = np.random.default_rng(cell.seed).integers(0, 256, (grid.SIZE, grid.SIZE * len(texts), 3), dtype=np.uint8)
     noise[:, : grid.SIZE], noise[:, grid.SIZE * (len(texts) // 2) :][:, : grid.SIZE] = (255, 0, 0), (0, 0, 255)
     Image.fromarray(noise).save(folder / f"{cell.name}.jpg", quality=95)
-    (folder / f"{cell.name}.json").write_text(json.dumps({**cell.__dict__, "training_seconds": 31.0, "gaussians": 77}))
+    facts = {**cell.__dict__, "arguments": cell.arguments(folder, 50), "training_seconds": 31.0, "seconds": 36.0, "gaussians": 77}
+    (folder / f"{cell.name}.json").write_text(json.dumps(facts))
 
 
 def around(name: str, sides: str) -> list[str]:
@@ -258,8 +263,10 @@ def test_the_report_of_records(tmp_path, judge):
     text = report.write_report(tmp_path, wanted, judge)
     assert (tmp_path / "report.md").read_text() == text and "2 of 4 runs" in text
     assert f"- {wanted[2].name}: out of memory" in text and "few.vdm (1)" in text
-    assert "| few | 1 | 100.0 % (+0.0 [+0.0, +0.0]) |" in text and "100 % (1) (+100.0 [+100.0, +100.0])" in text
+    assert "| few | 1 | 100.0 % (+0.0 [+0.0, +0.0]) |" in text and "100 % (1) (+100.0 [+100.0, +100.0]) | 77 | 31 / 36 |" in text
     raw = json.loads((tmp_path / "report.json").read_text())
+    assert str(tmp_path) not in (tmp_path / "report.json").read_text() and "tag=run" in raw["runs"][0]["arguments"]
+    assert raw["summary"]["vdm"]["few"]["janus_difference"] == [1.0, 1.0, 1.0] and raw["runs"][0]["looks"]["steps"] == [0, 50]
     assert [r["janus"] for r in raw["runs"]] == [False, True] and raw["missing"] == missing and raw["failed"] == failed
     sheet = Image.open(tmp_path / "contact_sheet_vdm.png").convert("RGB")
     assert sheet.size == (2 * 194, 14 + 98)

@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DEFAULT_TESTS = ROOT / "tests" / "dreammapping" / "distillation"
-COPIED = ("custom", "threestudio", "tests", "tabletop", "configs", "pyproject.toml", "load", "launch.py")
+COPIED = ("custom", "threestudio", "benchmarks", "tabletop", "tests", "configs", "pyproject.toml", "load", "launch.py")
 RESULTS = HERE / "results.md"
 HEAD = "| list | what is broken | noticed by | seconds |\n| --- | --- | --- | --- |\n"
 
