@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Optional
 
 import torch
@@ -14,6 +15,8 @@ from .files import MAX_POINTS, points_from_file
 from .mesh import points_from_mesh
 from .points import ColoredPoints, linear_to_srgb, normalize, reorient
 from .sphere import sphere_points
+
+_Y_UP_SUFFIXES = (".glb", ".gltf", ".obj")
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,9 @@ class InitSettings:
     """Where nothing gives a color: gray, random, or [r, g, b] in [0, 1]."""
     normalize: bool = True
     """Center files and scale them to `radius`; false keeps their coordinates."""
-    up: Literal["x", "y", "z"] = "z"
-    """The file's axis that points up; the world's is z. glTF and most .obj files: y."""
+    up: Literal["x", "y", "z", "-x", "-y", "-z", "auto"] = "z"
+    """The file's axis that points up; the world's is z. `auto` goes by the suffix: y for .glb, .gltf (so says glTF) and .obj (so
+    most programs write it; threestudio's and our own exports are z up), else z."""
     yaw: float = 0.0
     """Degrees to turn a file about z. Azimuth 0, the front, lies on +x in threestudio."""
     linear_colors: bool = False
@@ -56,7 +60,7 @@ def _sphere(settings: InitSettings, generator: torch.Generator, max_points: int)
 def _points(settings: InitSettings, generator: torch.Generator, max_points: int) -> ColoredPoints:
     wanted = settings.num_points
     limit = max_points if wanted is None else MAX_POINTS
-    cloud = points_from_file(_require_path(settings), max_points=limit, color=settings.color, generator=generator)
+    cloud = points_from_file(require_path(settings), max_points=limit, color=settings.color, generator=generator)
     if wanted is None or cloud.count <= min(wanted, max_points):
         return cloud
     _require_room(min(wanted, cloud.count), max_points)
@@ -67,7 +71,7 @@ def _points(settings: InitSettings, generator: torch.Generator, max_points: int)
 @INITIALIZATIONS.register("mesh")
 def _mesh(settings: InitSettings, generator: torch.Generator, max_points: int) -> ColoredPoints:
     count = _require_count(settings, max_points)
-    return points_from_mesh(_require_path(settings), count, generator, color=settings.color)
+    return points_from_mesh(require_path(settings), count, generator, color=settings.color)
 
 
 def initial_points(settings: InitSettings, generator: torch.Generator, max_points: int) -> ColoredPoints:
@@ -90,13 +94,21 @@ def initial_points(settings: InitSettings, generator: torch.Generator, max_point
 
 def place(cloud: ColoredPoints, settings: InitSettings) -> ColoredPoints:
     """Apply `up`, `yaw`, `normalize`, `radius` and `linear_colors` to points from a file."""
-    cloud = reorient(cloud, settings.up, settings.yaw)
+    cloud = reorient(cloud, up_axis(settings), settings.yaw)
     if settings.normalize:
         cloud = normalize(cloud, settings.radius)
     return ColoredPoints(cloud.points, linear_to_srgb(cloud.colors)) if settings.linear_colors else cloud
 
 
-def _require_path(settings: InitSettings) -> str:
+def up_axis(settings: InitSettings) -> str:
+    """`settings.up`, with `auto` answered by the file's suffix."""
+    if settings.up != "auto":
+        return settings.up
+    return "y" if Path(settings.path or "").suffix.lower() in _Y_UP_SUFFIXES else "z"
+
+
+def require_path(settings: InitSettings) -> str:
+    """The file of a type that reads one. Raises ConfigError where none is given."""
     if not settings.path:
         raise ConfigError(f"init.type is {settings.type!r}, which needs init.path, the file to read")
     return settings.path
