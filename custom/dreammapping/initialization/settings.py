@@ -24,11 +24,13 @@ class InitSettings:
     """Where the colored points come from. Lengths in world units."""
 
     type: str = "sphere"
-    """A registered initialization: sphere, points (a point-cloud file), mesh (samples of a surface)."""
+    """A registered initialization: sphere, points (a point-cloud file), mesh (samples of a surface), splat (the Gaussians of a
+    file as they are, .ply or .splat)."""
     path: Optional[str] = None
     """The file; not for `sphere`."""
     num_points: Optional[int] = 50_000
-    """How many. For `points`: if the file has more, as many are drawn from it; none: all. Paper: nearly 50000."""
+    """How many. For `points`: if the file has more, as many are drawn from it; none: all. Paper: nearly 50000. Not for `splat`,
+    which keeps every Gaussian."""
     radius: float = 0.5
     """Of the sphere; files are centered and scaled to it. LucidDreamer's cameras want about 0.5."""
     distribution: Literal["center", "ball", "surface"] = "center"
@@ -39,7 +41,7 @@ class InitSettings:
     """Center files and scale them to `radius`; false keeps their coordinates."""
     up: Literal["x", "y", "z", "-x", "-y", "-z", "auto"] = "z"
     """The file's axis that points up; the world's is z. `auto` goes by the suffix: y for .glb, .gltf (so says glTF) and .obj (so
-    most programs write it; threestudio's and our own exports are z up), else z."""
+    most programs write it; threestudio's and our own are z up), else z. TRELLIS' splats: -y."""
     yaw: float = 0.0
     """Degrees to turn a file about z. Azimuth 0, the front, lies on +x in threestudio."""
     linear_colors: bool = False
