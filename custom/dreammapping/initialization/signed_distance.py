@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,4 +68,9 @@ def signed_distance(mesh: ColoredMesh | Any, points: Tensor) -> Tensor:
     Raises:
         ConfigError: no triangle has an area.
     """
-    return MeshSurface(torch.as_tensor(mesh.vertices), torch.as_tensor(mesh.faces)).query(points).distances
+    return MeshSurface(_tensor(mesh.vertices), _tensor(mesh.faces)).query(points).distances
+
+
+def _tensor(values: Any) -> Tensor:
+    # A copy: trimesh's arrays may be read-only, or run backwards in memory.
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))

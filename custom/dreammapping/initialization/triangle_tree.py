@@ -59,7 +59,7 @@ class TriangleTree:
         """[N] float64: how often the surface winds round each point, 1 inside of a closed surface and 0 outside.
 
         A surface with holes gives fractions (Jacobson et al. 2013). Far parts are taken as dipoles (Barill et al. 2018,
-        "Fast Winding Numbers for Soups and Clouds", first order, accuracy 2), which errs by a few thousandths.
+        "Fast Winding Numbers for Soups and Clouds", first order), which errs by at most about a hundredth.
         """
         at = np.ascontiguousarray(points.double().numpy())
         numbers = np.empty(len(at))
