@@ -28,7 +28,7 @@ class FitSettings:
 
     steps: int = 300
     """Of Adam, on all of the geometry's parameters."""
-    lr: float = 0.01
+    lr: float = 0.02
     """At the first step; it falls to zero by a cosine."""
     batch_size: int = 8192
     """Points in each step."""
