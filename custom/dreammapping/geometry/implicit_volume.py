@@ -12,7 +12,7 @@ from threestudio.models.geometry.base import BaseGeometry
 from threestudio.models.geometry.implicit_volume import ImplicitVolume
 
 from ..initialization import INITIALIZATIONS, InitSettings
-from ..initialization.settings import require_path
+from ..initialization.settings import FILE_TYPES, require_path
 from ..initialization.shapes import initial_shape
 from ..random_streams import stream_generator
 from ..settings import parse_settings, to_plain
@@ -48,7 +48,7 @@ class InitializedVolume(ImplicitVolume):
         self._init = parse_settings(InitSettings, plain, f"{WHERE}.init") if plain else None
         if self._init is not None:
             INITIALIZATIONS.get(self._init.type)  # an unknown name is told now, not at the first step
-            if "path" in plain or self._init.type in ("mesh", "points", "splat"):
+            if self._init.type in FILE_TYPES:
                 require_path(self._init)
         self._due = self._init is not None
 

@@ -13,9 +13,8 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..gaussians.ply import GaussianFileError
 from .files import load_meshes
-from .points import ColoredPoints
+from .points import ColoredPoints, linear_to_srgb, srgb_to_linear
 from .sphere import choose_colors
-
 
 _TEXTURE_STEPS = 96
 """Textured triangles are cut until no side is longer than this share of the object's: colors then sit on vertices."""
@@ -202,17 +201,21 @@ def _texture_colors(visual: Any, corners: Tensor, weights: Tensor) -> Tensor | N
     from trimesh.visual.color import uv_to_interpolated_color
 
     material = visual.material
-    # A PBR material multiplies texture and factor; a simple one has an image, or a color.
-    image = _image_of(material)
     factor = getattr(material, "baseColorFactor", None)
+    image = _image_of(material)
     if image is None or visual.uv is None:
-        plain = factor if factor is not None else getattr(material, "diffuse", None)
-        if plain is None:
-            return None
-        return (_tensor(plain)[:3] / 255.0).expand(len(corners), 3)
+        if factor is not None:
+            return _times_factor(torch.ones(len(corners), 3, dtype=torch.float64), factor)
+        plain = getattr(material, "diffuse", None)
+        return None if plain is None else (_tensor(plain)[:3] / 255.0).expand(len(corners), 3)
     uv = (_tensor(visual.uv)[corners] * weights[..., None]).sum(1)
     colors = torch.from_numpy(uv_to_interpolated_color(uv.numpy(), image)[:, :3].astype(np.float64)) / 255.0
-    return colors if factor is None else colors * _tensor(factor)[:3] / 255.0
+    return colors if factor is None else _times_factor(colors, factor)
+
+
+def _times_factor(colors: Tensor, factor: Any) -> Tensor:
+    """Display colors [R, 3] of a PBR texture with its material's factor, which is of linear light (glTF 2.0, section 3.9.2)."""
+    return linear_to_srgb(srgb_to_linear(colors) * _tensor(factor)[:3] / 255.0)
 
 
 def _image_of(material: Any) -> Any:

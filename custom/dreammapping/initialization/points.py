@@ -75,3 +75,9 @@ def linear_to_srgb(colors: Tensor) -> Tensor:
     """Linear light to display values (IEC 61966-2-1), limited to [0, 1]. Shap-E's mesh colors come linear."""
     colors = colors.clamp(0.0, 1.0)
     return torch.where(colors <= 0.0031308, 12.92 * colors, 1.055 * colors.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
+
+
+def srgb_to_linear(colors: Tensor) -> Tensor:
+    """Inverse of `linear_to_srgb`, limited to [0, 1]."""
+    colors = colors.clamp(0.0, 1.0)
+    return torch.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)

@@ -16,6 +16,9 @@ from .mesh import points_from_mesh
 from .points import ColoredPoints, linear_to_srgb, normalize, reorient
 from .sphere import sphere_points
 
+FILE_TYPES = ("points", "mesh", "splat")
+"""Types that read `path`."""
+
 _Y_UP_SUFFIXES = (".glb", ".gltf", ".obj")
 
 

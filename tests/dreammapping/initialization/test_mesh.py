@@ -72,8 +72,9 @@ def test_texture_and_factor_color_the_points_in_a_scene(tmp_path):
     high = cloud.points[:, 2] > 5
     assert 1700 < int(high.sum()) < 2300
     torch.testing.assert_close(cloud.points[high][:, 2], torch.full((int(high.sum()),), 10.0))
-    torch.testing.assert_close(cloud.colors[high][0], torch.tensor([1.0, 0.0, 0.2]), rtol=0, atol=0.01)
-    quarter = {(0, 1): [1.0, 0, 0], (1, 1): [0, 1.0, 0], (0, 0): [0, 0, 0.5], (1, 0): [1.0, 1.0, 0.5]}
+    # Factors are of linear light: 0.2 of it is displayed as 0.485, one half as 0.735.
+    torch.testing.assert_close(cloud.colors[high][0], torch.tensor([1.0, 0.0, 0.485]), rtol=0, atol=0.01)
+    quarter = {(0, 1): [1.0, 0, 0], (1, 1): [0, 1.0, 0], (0, 0): [0, 0, 0.735], (1, 0): [1.0, 1.0, 0.735]}
     flat, colors = cloud.points[~high], cloud.colors[~high]
     clear = ((flat[:, :2] - 0.5).abs() > 0.03).all(1)
     expected = torch.tensor([quarter[(int(x > 0.5), int(y > 0.5))] for x, y in flat[clear][:, :2].tolist()])
