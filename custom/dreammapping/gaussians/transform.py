@@ -49,7 +49,8 @@ def sh_rotation(rotation: Tensor, degree: int) -> Tensor:
         rotation: [3, 3] R, on the CPU.
         degree: 0 to 4.
     """
-    directions = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    count = 4 * (degree + 1) ** 2
+    directions = torch.randn(count, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     directions = torch.nn.functional.normalize(directions, dim=-1)
     turned = directions @ rotation.double().T
     return torch.linalg.lstsq(sh_basis(turned, degree), sh_basis(directions, degree)).solution

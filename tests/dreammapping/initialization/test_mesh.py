@@ -110,7 +110,7 @@ def test_nodes_of_a_glb_are_turned_scaled_and_repeated(tmp_path):
     # First: (x, y, 1), then doubled, then x -> y and y -> -x. Second: moved by 3 along x before that.
     points = points_from_mesh(tmp_path / "scene.glb", 2000, generator())
     mesh = mesh_from_file(tmp_path / "scene.glb")
-    for at in (points.points, mesh.vertices):
+    for at in (points.points, mesh.vertices[mesh.faces].reshape(-1, 3)):
         first = at[:, 2] > 1
         torch.testing.assert_close(at[first].amin(0), torch.tensor([-2.0, 0, 2]), rtol=0, atol=0.1)
         torch.testing.assert_close(at[first].amax(0), torch.tensor([0.0, 2, 2]), rtol=0, atol=0.1)
@@ -134,6 +134,20 @@ def test_a_texture_moves_to_vertices_that_are_close_enough(tmp_path):
     right, upper = cloud.points[clear, 0] > 0.5, cloud.points[clear, 1] > 0.5
     expected = torch.stack([(upper ^ right) | (right & ~upper), right, ~upper], 1).float()
     torch.testing.assert_close(cloud.colors[clear], expected, rtol=0, atol=0.01)
+
+
+def test_each_triangle_has_its_own_place_in_the_texture(tmp_path):
+    square = textured_square()
+    corners = np.asarray(square.vertices)[np.asarray(square.faces)].reshape(-1, 3)
+    uv = np.array([[0.1, 0.1], [0.3, 0.1], [0.3, 0.3], [0.6, 0.6], [0.9, 0.9], [0.6, 0.9]])  # in the blue and in the green
+    halves = trimesh.Trimesh(corners, [[0, 1, 2], [3, 4, 5]], process=False)
+    halves.visual = trimesh.visual.TextureVisuals(uv=uv, material=square.visual.material)
+    halves.export(tmp_path / "halves.glb")
+    mesh = mesh_from_file(tmp_path / "halves.glb")
+    middle = mesh.vertices[mesh.faces].mean(1)
+    lower = (middle[:, 0] > middle[:, 1])[:, None, None]
+    expected = torch.where(lower, torch.tensor([0.0, 0, 1]), torch.tensor([0.0, 1, 0])).expand(-1, 3, -1)
+    torch.testing.assert_close(mesh.colors[mesh.faces], expected, rtol=0, atol=0.01)
 
 
 def test_colors_of_vertices_faces_and_none_become_one_mesh(tmp_path):
