@@ -22,6 +22,9 @@ WHERE = "system.geometry"
 _DENSITY = 50.0
 """Deep inside, where isosurface_threshold says "auto"; twice threestudio's own threshold."""
 
+_POOR = 0.5
+"""Overlaps below are warned of."""
+
 
 @threestudio.register("dreammapping-implicit-volume")
 class InitializedVolume(ImplicitVolume):
@@ -90,6 +93,11 @@ class InitializedVolume(ImplicitVolume):
         )  # fmt: skip
         _agree(self)
         threestudio.info(f"The field overlaps its first shape by {result.overlap:.1%}; its colors are off by {result.color_error:.3f}")
+        if result.overlap < _POOR:
+            threestudio.warn(
+                f"That is little: the run starts from something else than asked for. Raise {WHERE}.fit.steps ({self._fit.steps}), or "
+                f"{WHERE}.fit.width ({self._fit.width}) if the shape is thinner than that"
+            )
 
 
 def _agree(module: torch.nn.Module) -> None:

@@ -36,7 +36,7 @@ def make(seed: int = 0, name: str = "dreammapping-implicit-volume", **config):
 
 
 def of_mesh(path, **config):
-    return {"init": {"type": "mesh", "path": path, "normalize": False}, "fit": QUICK, **config}
+    return {"init": {"type": "mesh", "path": path, "normalize": False}, "fit": QUICK} | config
 
 
 def state(volume) -> dict[str, torch.Tensor]:
@@ -223,6 +223,15 @@ def test_a_file_that_is_gone_is_told_at_the_start_and_does_not_stop_a_resumed_ru
     with pytest.raises(DreamMappingError, match=r"gone\.ply: no such file"):
         make(**config).do_update_step(0, 0)
     make(**config).do_update_step(0, 4)
+
+
+def test_a_poor_fit_is_warned_of_and_a_good_one_is_not(box_file, caplog):
+    for steps, poor in ((120, False), (1, True)):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            make(**of_mesh(box_file, fit={**QUICK, "steps": steps})).do_update_step(0, 0)
+        assert ("Raise system.geometry.fit.steps" in caplog.text) == poor
+        assert "overlaps its first shape by" in caplog.text
 
 
 def test_fit_settings_have_their_defaults():
