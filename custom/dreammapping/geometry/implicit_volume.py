@@ -20,7 +20,7 @@ from .field_fit import FitSettings, fit_field
 
 WHERE = "system.geometry"
 _DENSITY = 50.0
-"""Deep inside, where isosurface_threshold says "auto"; twice threestudio's own threshold."""
+"""Deep inside, where isosurface_threshold is "auto" or not above 0; twice threestudio's own threshold."""
 
 _POOR = 0.5
 """Overlaps below are warned of."""
@@ -83,7 +83,8 @@ class InitializedVolume(ImplicitVolume):
         threestudio.info(f"Fitting the field to its first shape ({self._init.type})")
         shape = initial_shape(self._init, generator, device)
         threshold = self.cfg.isosurface_threshold
-        density = self._fit.density or (2 * float(threshold) if threshold != "auto" else _DENSITY)
+        twice = 0.0 if threshold == "auto" else 2 * float(threshold)
+        density = self._fit.density or (twice if twice > 0 else _DENSITY)
         fit_colors = self.cfg.n_feature_dims == 3
         if not fit_colors:
             threestudio.info(f"Colors are not fitted: the field has {self.cfg.n_feature_dims} features, and 3 are read as a color")

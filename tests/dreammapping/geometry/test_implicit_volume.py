@@ -90,6 +90,14 @@ def test_density_falls_over_the_width():
     torch.testing.assert_close(density_of(distances, 8.0, 0.1), 8 * torch.tensor([1.0, 1 - tail, 0.5, tail, 0.0]))
 
 
+@pytest.mark.parametrize("threshold", ["auto", 0.0])
+def test_without_a_usable_threshold_the_density_is_threestudios(threshold):
+    volume = make(init={"type": "sphere", "radius": 0.4}, fit={**QUICK, "steps": 200}, isosurface_threshold=threshold)
+    volume.do_update_step(0, 0)
+    with torch.no_grad():
+        assert 35 < volume.forward_density(grid(0.15)).mean() < 65
+
+
 def test_points_and_a_sphere_are_shapes_too(tmp_path):
     ball = trimesh.creation.icosphere(subdivisions=3, radius=0.4)
     trimesh.PointCloud(ball.vertices, np.tile([0, 0, 255], (len(ball.vertices), 1)).astype(np.uint8)).export(tmp_path / "p.ply")
