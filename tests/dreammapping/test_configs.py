@@ -190,3 +190,16 @@ def test_losses_on_the_field_by_one_override(name):
     settings = parse_settings(LOSSES.get(loss.pop("type")).Settings, loss, "loss")
     if name == "vdm":
         assert (settings.dca_cutoff, settings.psi_lr) == (300, 0.01)  # the paper's
+
+
+def test_a_radiance_field_with_a_start_gets_the_preset_of_those_without():
+    pytest.importorskip("threestudio")
+    import dreammapping  # noqa: F401  registers the geometry
+    from threestudio.utils.presets import overlay_files
+
+    path = CONFIGS / "vdm-nerf.yaml"
+    config = OmegaConf.load(path)
+    plain = overlay_files(path, "embedded", config)
+    config.system.geometry_type = "dreammapping-implicit-volume"
+    assert CONFIGS / "presets" / "embedded" / "implicit-volume.yaml" in plain
+    assert overlay_files(path, "embedded", config) == plain

@@ -134,6 +134,25 @@ def test_the_radiance_field_trains(threestudio_folder: Path, tmp_path: Path):
     assert (folder / "save" / f"it{STEPS}-test.mp4").is_file()
 
 
+def test_the_radiance_field_starts_from_a_mesh(threestudio_folder: Path, tmp_path: Path):
+    trimesh = pytest.importorskip("trimesh")
+    trimesh.creation.box((1, 1, 1)).export(tmp_path / "box.ply")
+    config, given = tmp_path / "vdm-nerf.yaml", OmegaConf.load(CONFIGS / "vdm-nerf.yaml")
+    given.system.exporter_type = "dummy-exporter"
+    given.system.geometry_type = "dreammapping-implicit-volume"
+    given.system.geometry.init = {"type": "mesh", "path": str(tmp_path / "box.ply")}
+    given.system.geometry.fit = {"steps": 150, "batch_size": 2048}
+    OmegaConf.save(given, config)
+    output = checkout.train(threestudio_folder, str(config), *small(tmp_path, config, "nerf"))
+    assert output.count("Fitting the field to its first shape (mesh)") == 1
+    assert float(re.search(r"overlaps its first shape by (\d+\.\d)%", output)[1]) > 70
+    folder = tmp_path / "nerf" / "small"
+    assert checkout.all_finite(checkout.losses(folder))
+    again = ["--config", str(folder / "configs" / "parsed.yaml"), f"resume={folder}/ckpts/last.ckpt"]
+    resumed = checkout.run(threestudio_folder, "launch.py", "--gpu", "", "--train", *again, f"trainer.max_steps={STEPS + 1}")
+    assert "Fitting the field" not in resumed
+
+
 def test_pictures_train_for_one_prompt_and_for_several(threestudio_folder: Path, tmp_path: Path):
     given = [o for o in small_run.overrides(TEACHER, tmp_path, STEPS, STEPS // 2, "2d") if not o.startswith("data.")]
     given = [o for o in given if not o.startswith("system.geometry.")]

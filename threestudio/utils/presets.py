@@ -1,7 +1,8 @@
 """Presets: small files beside a config that adapt it to the machine and the weights at hand.
 
 In `<config folder>/presets`, `<preset>.yaml`, then `<preset>/<data_type>.yaml`, `<preset>/<system.geometry_type>.yaml` and
-`<preset>/<config name>.yaml` are merged over the config and under the command line; each may be absent.
+`<preset>/<config name>.yaml` are merged over the config and under the command line; each may be absent. The file of a registered
+class also counts for registered classes that derive from it, and comes before theirs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from threestudio.errors import ConfigError, PretrainedError
+from threestudio.registry import modules
 from threestudio.utils.config import load_config_file
 from threestudio.utils.files import write_atomic
 
@@ -104,9 +106,18 @@ def recorded_preset(config_path: Path) -> str | None:
 
 def _candidates(path: Path, preset: str, merged: DictConfig) -> Sequence[Path]:
     folder = path.parent / "presets"
-    kinds = [_selected(merged, key) for key in _KIND_KEYS]
-    names = dict.fromkeys(name for name in (*kinds, path.stem) if name)
+    kinds = [name for key in _KIND_KEYS for name in _lineage(_selected(merged, key))]
+    names = dict.fromkeys((*kinds, path.stem))
     return folder / f"{preset}.yaml", *(folder / preset / f"{name}.yaml" for name in names)
+
+
+def _lineage(name: str | None) -> list[str]:
+    """A name, after those of the classes that the class of this name derives from, where they are registered too."""
+    if not name:
+        return []
+    names = {cls: registered for registered, cls in modules.items()}
+    bases = modules[name].__mro__[1:] if name in modules else ()
+    return [names[base] for base in reversed(bases) if base in names] + [name]
 
 
 def _selected(merged: DictConfig, key: str) -> str | None:

@@ -4,7 +4,7 @@
 | --- | --- | --- | --- |
 | ply | .ply | nearly every splat viewer, `load_gaussians` | nothing |
 | ply_compressed | .compressed.ply | SuperSplat, PlayCanvas | 11-bit chunks; Gaussians below opacity 1/255 |
-| splat | .splat | antimatter15's viewer and its kin | 8-bit colors and rotations; view dependence |
+| splat | .splat | antimatter15's viewer and its kin, `load_gaussians` | 8-bit colors and rotations; view dependence |
 
 gsplat's exporter makes the bytes (on any device; the same Gaussians give the same bytes). A file is written beside its
 target and then renamed, so a crash or a full disk leaves the old file or the new one.
@@ -24,6 +24,7 @@ from ..errors import suggest
 from ..files import write_atomic
 from .model import GaussianModel
 from .ply import GaussianFileError, read_ply_vertices
+from .splat_file import read_splat
 
 FILE_FORMATS = {"ply": ".ply", "ply_compressed": ".compressed.ply", "splat": ".splat"}
 """gsplat's format names and the suffixes files get."""
@@ -64,7 +65,7 @@ def gaussian_bytes(model: GaussianModel, file_format: str) -> bytes:
 
 
 def load_gaussians(path: str | os.PathLike[str], sh_degree: int | None = None) -> GaussianModel:
-    """Read a splat PLY (the layout of 3D Gaussian Splatting, which `save_gaussians` writes as `ply`).
+    """Read a splat PLY (the layout of 3D Gaussian Splatting, which `save_gaussians` writes as `ply`) or a .splat file.
 
     Args:
         sh_degree: of the model, 0..4; none: the file's. Coefficients the file lacks are zero, surplus ones are dropped.
@@ -72,6 +73,25 @@ def load_gaussians(path: str | os.PathLike[str], sh_degree: int | None = None) -
     Raises:
         GaussianFileError: missing, damaged, another kind of file, or rows with values that are not finite.
     """
+    if str(path).lower().endswith(FILE_FORMATS["splat"]):
+        model = read_splat(path)
+    else:
+        model = _read_ply(path)
+    bad = (~model.finite_rows()).nonzero()[:, 0].tolist()
+    if bad:
+        raise GaussianFileError(f"{path}: {len(bad)} of {model.count} Gaussians have values that are not finite ({_rows(bad)})")
+    return model if sh_degree is None else model.with_sh_degree(sh_degree)
+
+
+def is_splat_ply(properties: tuple[str, ...] | list[str]) -> bool:
+    """Whether a PLY's vertices with these properties are Gaussians."""
+    return {"f_dc_0", "opacity", "scale_0", "rot_0"} <= set(properties)
+
+
+# ---------------------------------------------------------------------- inside
+
+
+def _read_ply(path: str | os.PathLike[str]) -> GaussianModel:
     rows = read_ply_vertices(path)
     _require_splat_properties(rows, path)
     rest_names = sorted((n for n in rows.dtype.names if re.fullmatch(r"f_rest_\d+", n)), key=lambda n: int(n[7:]))
@@ -92,18 +112,7 @@ def load_gaussians(path: str | os.PathLike[str], sh_degree: int | None = None) -
     with torch.no_grad():
         for name, parameter in model.params.items():
             parameter.copy_(values[name])
-    bad = (~model.finite_rows()).nonzero()[:, 0].tolist()
-    if bad:
-        raise GaussianFileError(f"{path}: {len(bad)} of {model.count} Gaussians have values that are not finite ({_rows(bad)})")
-    return model if sh_degree is None else model.with_sh_degree(sh_degree)
-
-
-def is_splat_ply(properties: tuple[str, ...] | list[str]) -> bool:
-    """Whether a PLY's vertices with these properties are Gaussians."""
-    return {"f_dc_0", "opacity", "scale_0", "rot_0"} <= set(properties)
-
-
-# ---------------------------------------------------------------------- inside
+    return model
 
 
 def _format_of(path: Path) -> str:

@@ -24,7 +24,7 @@ from ..gaussians import (
     save_gaussians,
     update_learning_rates,
 )
-from ..initialization import ColoredPoints, InitSettings, initial_points
+from ..initialization import ColoredPoints, InitSettings, initial_gaussians, initial_points
 from ..initialization.mesh import points_on_triangles
 from ..random_streams import stream_generator, stream_seed
 from ..settings import parse_settings, to_plain
@@ -172,5 +172,16 @@ class GaussianGeometry(BaseGeometry):
             return load_gaussians(self.cfg.load_splat, degree)
         if start is None:
             settings = parse_settings(InitSettings, self.cfg.init, f"{WHERE}.init")
+            if settings.type == "splat":
+                return _in_degree(initial_gaussians(settings), degree)
             start = initial_points(settings, stream_generator("initialization"), cap, self.device)
         return GaussianModel.from_points(start, sh_degree=degree, opacity=self.cfg.opacity_init)
+
+
+def _in_degree(model: GaussianModel, degree: int) -> GaussianModel:
+    if model.sh_degree > degree:
+        threestudio.info(
+            f"The splat file's colors depend on the view (SH degree {model.sh_degree}); {WHERE}.sh_degree is {degree}, "
+            "so what is above is left out"
+        )
+    return model.with_sh_degree(degree)

@@ -30,32 +30,45 @@ _TO_Z_UP = {
     "z": torch.eye(3),
     "y": torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]),  # a quarter turn about x: y becomes z
     "x": torch.tensor([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]),  # a quarter turn about y: x becomes z
+    "-z": torch.tensor([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]]),  # half a turn about x
+    "-y": torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]),
+    "-x": torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]),
 }
 
 
-def reorient(cloud: ColoredPoints, up: str = "z", yaw: float = 0.0) -> ColoredPoints:
-    """Turn a cloud whose `up` axis ("x", "y", "z") points up to z up, then by `yaw` degrees about z (counterclockwise)."""
+def rotation_to_z_up(up: str = "z", yaw: float = 0.0) -> Tensor:
+    """[3, 3] rotation that turns the axis `up` ("x", "y", "z", "-x", "-y", "-z") to z, then by `yaw` degrees about z
+    (counterclockwise)."""
     if up not in _TO_Z_UP:
-        raise ConfigError(f"the up axis is {up!r}; it must be one of 'x', 'y', 'z'")
+        raise ConfigError(f"the up axis is {up!r}; it must be one of {', '.join(map(repr, _TO_Z_UP))}")
+    c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
+    return torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ _TO_Z_UP[up]
+
+
+def reorient(cloud: ColoredPoints, up: str = "z", yaw: float = 0.0) -> ColoredPoints:
+    """Turn a cloud by `rotation_to_z_up`."""
+    turn = rotation_to_z_up(up, yaw)
     if up == "z" and yaw == 0.0:
         return cloud
-    c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
-    turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]) @ _TO_Z_UP[up]
     return ColoredPoints(cloud.points @ turn.T.to(cloud.points), cloud.colors)
 
 
-def normalize(cloud: ColoredPoints, radius: float) -> ColoredPoints:
-    """Center the bounding box on the origin and scale so that the farthest point lies at distance `radius`.
+def center_and_scale(points: Tensor, radius: float) -> tuple[Tensor, float]:
+    """The center [3] of the bounding box of points [N, 3], and the factor that brings the farthest to distance `radius`.
 
-    A cloud without extent (one point, or all equal) is only centered.
+    Points without extent (one, or all equal) have the factor 1.
     """
     if not (math.isfinite(radius) and radius > 0):
         raise ConfigError(f"the radius is {radius}; it must be above 0")
-    centered = cloud.points - (cloud.points.amin(0) + cloud.points.amax(0)) / 2
-    extent = centered.norm(dim=-1).max()
-    if extent > 0:
-        centered = centered * (radius / extent)
-    return ColoredPoints(centered, cloud.colors)
+    center = (points.amin(0) + points.amax(0)) / 2
+    extent = float((points - center).norm(dim=-1).max())
+    return center, radius / extent if extent > 0 else 1.0
+
+
+def normalize(cloud: ColoredPoints, radius: float) -> ColoredPoints:
+    """Center the bounding box on the origin and scale so that the farthest point lies at distance `radius`."""
+    center, factor = center_and_scale(cloud.points, radius)
+    return ColoredPoints((cloud.points - center) * factor, cloud.colors)
 
 
 def linear_to_srgb(colors: Tensor) -> Tensor:
@@ -65,5 +78,6 @@ def linear_to_srgb(colors: Tensor) -> Tensor:
 
 
 def srgb_to_linear(colors: Tensor) -> Tensor:
-    """Display values in [0, 1] to linear light, the inverse of `linear_to_srgb`."""
+    """Display values to linear light, the inverse of `linear_to_srgb`, limited to [0, 1]."""
+    colors = colors.clamp(0.0, 1.0)
     return torch.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)

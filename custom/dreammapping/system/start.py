@@ -25,8 +25,8 @@ def settled_start(cfg: Any, resumed: bool) -> Iterator[None]:
     """While the parts are built, the system's config `cfg` has an `init` that the geometry understands. Afterwards it is as
     it was, for whoever reports it.
 
-    `geometry_convert_from: "shap-e:a prompt"` becomes `init: {type: shap-e, prompt: a prompt}`; "lib:" names of prompts
-    are looked up; and where a checkpoint brings the geometry, Shap-E is not asked at all.
+    `geometry_convert_from: "shap-e:a prompt"` becomes `init: {type: shap-e, prompt: a prompt}`; without a prompt of its own
+    Shap-E gets the run's; "lib:" names are looked up; and where a checkpoint brings the geometry, Shap-E is not asked at all.
 
     Raises:
         ConfigError: no prompt, a geometry that does not start from Shap-E, or a name that is not in the library.
@@ -52,8 +52,9 @@ def _settle(cfg: Any, resumed: bool) -> None:
         return
     if _comes_from_checkpoint(cfg, geometry, resumed):
         init["type"] = "sphere"  # a stand-in, made in no time; the checkpoint replaces all of it
-    elif str(init.get("prompt") or "").startswith("lib:"):
-        init["prompt"] = _library_prompt(cfg.prompt_processor_type, init["prompt"])
+    else:
+        prompt = str(init.get("prompt") or (to_plain(cfg.prompt_processor) or {}).get("prompt") or "")
+        init["prompt"] = _library_prompt(cfg.prompt_processor_type, prompt) if prompt.startswith("lib:") else prompt
     cfg.geometry = {**geometry, "init": init}
 
 

@@ -6,6 +6,7 @@ import torch
 from dreammapping.errors import ConfigError
 from dreammapping.gaussians import GaussianFileError, GaussianModel, save_gaussians, sh0_to_rgb
 from dreammapping.initialization import InitSettings, initial_points, points_from_file
+from dreammapping.initialization.settings import up_axis
 from dreammapping.settings import parse_settings
 
 POINTS = np.array([[0.0, 0, 0], [1, 2, 3], [-4, 5, 6.5]], np.float32)
@@ -93,6 +94,12 @@ def test_settings_choose_place_and_limit_the_points(tmp_path):
     np.testing.assert_allclose(kept.colors.numpy(), COLORS[rows] / 255, atol=1e-6)
     with pytest.raises(GaussianFileError, match="limit of 2"):
         initial_points(InitSettings(type="points", path=path, num_points=None), generator(), 2)
+
+
+@pytest.mark.parametrize(("name", "axis"), [("a.glb", "y"), ("a.gltf", "y"), ("A.OBJ", "y"), ("a.ply", "z"), ("a.stl", "z"), (None, "z")])
+def test_auto_takes_the_up_axis_from_the_kind_of_file(name, axis):
+    assert up_axis(InitSettings(path=name, up="auto")) == axis
+    assert up_axis(InitSettings(path=name)) == "z" and up_axis(InitSettings(path=name, up="-x")) == "-x"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 import threestudio.utils.pretrained as pretrained
 from threestudio.errors import ConfigError, PretrainedError
+from threestudio.registry import modules
 from threestudio.utils.presets import choose_preset, overlay_files
 
 MERGED = OmegaConf.create({"system": {"guidance": {"pretrained_model_name_or_path": "some/teacher"}}})
@@ -112,3 +113,24 @@ def test_a_resumed_run_keeps_its_preset(config_path):
     assert choose_preset("embedded", configs / "parsed.yaml", MERGED, cuda=True).taken == "embedded"
     with pytest.raises(ConfigError, match="preset 'embedded', which cannot be exchanged"):
         choose_preset("paper", configs / "parsed.yaml", MERGED, cuda=True)
+
+
+def test_files_of_a_registered_class_count_for_those_that_derive_from_it(tmp_path):
+    parent = type("Parent", (), {})
+    child = type("Child", (type("Between", (parent,), {}),), {})
+    modules.update({"preset-parent": parent, "preset-child": child})
+    try:
+        (tmp_path / "presets" / "embedded").mkdir(parents=True)
+        path = tmp_path / "run.yaml"
+        path.write_text("system: {geometry_type: preset-child}\n")
+        names = ["preset-child", "preset-parent", "run"]
+        for name in names:
+            (tmp_path / "presets" / "embedded" / f"{name}.yaml").write_text("seed: 1\n")
+        merged = OmegaConf.create({"system": {"geometry_type": "preset-child"}})
+        assert [file.stem for file in overlay_files(path, "embedded", merged)] == ["preset-parent", "preset-child", "run"]
+        merged.system.geometry_type = "preset-parent"
+        assert [file.stem for file in overlay_files(path, "embedded", merged)] == ["preset-parent", "run"]
+        merged.system.geometry_type = "registered-nowhere"
+        assert [file.stem for file in overlay_files(path, "embedded", merged)] == ["run"]
+    finally:
+        del modules["preset-parent"], modules["preset-child"]
