@@ -90,6 +90,13 @@ def test_density_falls_over_the_width():
     torch.testing.assert_close(density_of(distances, 8.0, 0.1), 8 * torch.tensor([1.0, 1 - tail, 0.5, tail, 0.0]))
 
 
+def test_small_things_are_not_lost_in_the_cube():
+    volume = make(init={"type": "sphere", "radius": 0.06}, fit={**QUICK, "width": 0.02})
+    volume.do_update_step(0, 0)
+    with torch.no_grad():
+        assert volume.forward_density(grid(0.02)).mean() > 8 and volume.forward_density(grid()[grid().norm(dim=-1) > 0.3]).mean() < 0.5
+
+
 @pytest.mark.parametrize("threshold", ["auto", 0.0])
 def test_without_a_usable_threshold_the_density_is_threestudios(threshold):
     volume = make(init={"type": "sphere", "radius": 0.4}, fit={**QUICK, "steps": 200}, isosurface_threshold=threshold)
