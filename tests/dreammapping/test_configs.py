@@ -202,4 +202,5 @@ def test_a_radiance_field_with_a_start_gets_the_preset_of_those_without():
     plain = overlay_files(path, "embedded", config)
     config.system.geometry_type = "dreammapping-implicit-volume"
     assert CONFIGS / "presets" / "embedded" / "implicit-volume.yaml" in plain
-    assert overlay_files(path, "embedded", config) == plain
+    own = CONFIGS / "presets" / "embedded" / "dreammapping-implicit-volume.yaml"
+    assert overlay_files(path, "embedded", config) == [*plain, own]

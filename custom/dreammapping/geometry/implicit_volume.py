@@ -11,6 +11,7 @@ import torch
 from threestudio.models.geometry.base import BaseGeometry
 from threestudio.models.geometry.implicit_volume import ImplicitVolume
 
+from ..errors import ConfigError
 from ..initialization import INITIALIZATIONS, InitSettings
 from ..initialization.settings import FILE_TYPES, require_path
 from ..initialization.shapes import initial_shape
@@ -30,7 +31,7 @@ _POOR = 0.5
 class InitializedVolume(ImplicitVolume):
     """`implicit-volume`, fitted before its first step to the shape that `init` describes.
 
-    Without `init` it is `implicit-volume`. With it, density and color are fitted at the first update of a fresh run: not
+    Without `init.type` it is `implicit-volume`. With it, density and color are fitted at the first update of a fresh run: not
     after weights were loaded (a resumed run, a test of a checkpoint, `system.weights`, a conversion). Checkpoints are
     those of `implicit-volume`.
     """
@@ -38,7 +39,7 @@ class InitializedVolume(ImplicitVolume):
     @dataclass
     class Config(ImplicitVolume.Config):
         init: dict = field(default_factory=dict)
-        """The first shape: see InitSettings. Empty: none, the blob of `density_bias` stays."""
+        """The first shape: see InitSettings. Without `type` there is none, the blob of `density_bias` stays."""
         fit: dict = field(default_factory=dict)
         """How the field is fitted to it: see FitSettings."""
 
@@ -46,9 +47,12 @@ class InitializedVolume(ImplicitVolume):
 
     def configure(self) -> None:
         super().configure()
-        plain = to_plain(self.cfg.init)
+        plain = to_plain(self.cfg.init) or {}
         self._fit = parse_settings(FitSettings, self.cfg.fit, f"{WHERE}.fit")
-        self._init = parse_settings(InitSettings, plain, f"{WHERE}.init") if plain else None
+        settings = parse_settings(InitSettings, plain, f"{WHERE}.init")
+        self._init = settings if "type" in plain else None
+        if self._init is None and (settings.path or settings.prompt):
+            raise ConfigError(f"{WHERE}.init has a path or a prompt but no type; set {WHERE}.init.type to mesh, points, splat or shap-e")
         if self._init is not None:
             INITIALIZATIONS.get(self._init.type)  # an unknown name is told now, not at the first step
             if self._init.type in FILE_TYPES:

@@ -35,7 +35,7 @@ def initial_gaussians(settings: InitSettings) -> GaussianModel:
 
 
 @INITIALIZATIONS.register("splat")
-def _splat(settings: InitSettings, generator: torch.Generator, max_points: int) -> ColoredPoints:
+def _splat(settings: InitSettings, generator: torch.Generator, max_points: int, device: torch.device) -> ColoredPoints:
     """The visible Gaussians as points, for geometries that have none."""
     return _visible(load_gaussians(require_path(settings)))
 
