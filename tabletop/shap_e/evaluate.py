@@ -1,6 +1,6 @@
 """Measure an embedded Shap-E: `python -m tabletop.shap_e.evaluate --output build/tabletop/shap-e-report`.
 
-It makes an object of each of some prompts whose combination of family, color and pattern no training object had, puts points on it as a run with
+It makes an object of each of some different prompts whose combination of family, color and pattern no training object had, puts points on it as a run with
 `init.type: shap-e` does, and shows the points from four sides to the judge. The points are also compared with true objects of the same labels: the
 Chamfer distance and the difference in color to the nearest one of several, since sizes and proportions are not in the prompt. What one true object
 misses of the others is given beside it. Meshes are kept, so that the command can be stopped and started again; a contact sheet and a JSON file are written.
@@ -45,6 +45,16 @@ TRUE_OBJECTS = 8
 RADIUS = 0.5
 """To which all clouds are scaled, as in vdm-gs.yaml; Chamfer distances are in these units."""
 SIDES, ELEVATION, DISTANCE, FOVY, SIZE = (0.0, 90.0, 180.0, 270.0), 20.0, 2.0, 40.0, 128
+
+
+def different_labels(count: int, seed: int) -> Labels:
+    """Labels [count] of unseen combinations, no two of them the same. Raises ValueError if there are not so many."""
+    drawn = sample_labels(30 * count, torch.Generator().manual_seed(seed), split="heldout")
+    rows = list(zip(drawn.family.tolist(), drawn.color.tolist(), drawn.pattern.tolist()))
+    first = [rows.index(row) for row in dict.fromkeys(rows)][:count]
+    if len(first) < count:
+        raise ValueError(f"only {len(first)} combinations came up that no training object has")
+    return drawn[torch.tensor(first)]
 
 
 def true_clouds(labels: Labels, seed: int, device: torch.device) -> list[ColoredPoints]:
@@ -138,7 +148,7 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     device, judge, rows, shown = default_device(), Judge(args.judge), [], []
-    labels = sample_labels(args.prompts, torch.Generator().manual_seed(args.seed), split="heldout")
+    labels = different_labels(args.prompts, args.seed)
     for i in range(args.prompts):
         one = labels[i : i + 1]
         settings = ShapESettings(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from dreammapping.errors import DreamMappingError
+from dreammapping.errors import ConfigError, DreamMappingError
 from dreammapping.geometry.field_fit import FitSettings, density_of
 from dreammapping.settings import parse_settings
 from omegaconf import OmegaConf
@@ -175,6 +175,16 @@ def test_without_init_it_is_implicit_volume():
     ours, plain = make(), make(name="implicit-volume")
     ours.do_update_step(0, 0)
     assert same(state(ours), state(plain))
+
+
+def test_settings_of_a_start_without_its_type_start_nothing():
+    """As a preset gives them, for whoever names a type on the command line."""
+    ours, plain = make(init={"radius": 0.3, "shap_e": {"model": "nowhere"}}), make(name="implicit-volume")
+    ours.do_update_step(0, 0)
+    assert same(state(ours), state(plain))
+    for forgotten in ({"path": "chair.glb"}, {"prompt": "a chair"}):
+        with pytest.raises(ConfigError, match="no type; set system.geometry.init.type"):
+            make(init=forgotten)
 
 
 def test_checkpoints_go_to_and_from_implicit_volume(box_file, tmp_path):

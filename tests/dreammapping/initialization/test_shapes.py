@@ -7,8 +7,10 @@ import pytest
 import torch
 from dreammapping.errors import ConfigError
 from dreammapping.gaussians import GaussianFileError
-from dreammapping.initialization import ColoredPoints, InitSettings, initial_mesh, initial_shape
+from dreammapping.initialization import ColoredPoints, InitSettings, ShapESettings, initial_mesh, initial_shape, shap_e_mesh
 from dreammapping.initialization.shapes import PointShape
+
+from tests.helpers.tiny_shap_e import make_tiny_shap_e
 
 trimesh = pytest.importorskip("trimesh")
 CPU = torch.device("cpu")
@@ -30,6 +32,24 @@ def box_file(tmp_path):
     box.apply_translation([5, 5, 5])
     box.export(tmp_path / "box.ply")
     return str(tmp_path / "box.ply")
+
+
+def test_a_prompt_becomes_the_solid_of_shap_es_mesh(tmp_path):
+    """The one that the cached mesh encloses, at its place and in its colors."""
+    folder = make_tiny_shap_e(tmp_path / "model")
+    shap_e = {"model": str(folder), "steps": 2, "grid_size": 24, "seed": 1, "cache_dir": str(tmp_path / "cache")}
+    settings = InitSettings(type="shap-e", prompt="a red mug", radius=0.5, yaw=90.0, shap_e=shap_e)
+    made = shap_e_mesh("a red mug", ShapESettings(**shap_e), CPU)
+    mesh, shape = initial_mesh(settings, CPU), initial_shape(settings, generator(), CPU)
+    assert torch.equal(mesh.faces, made.faces) and torch.equal(mesh.colors, made.colors)
+    assert mesh.vertices.norm(dim=-1).max().item() == pytest.approx(0.5, abs=1e-5)
+    middle = (made.vertices.amax(0) + made.vertices.amin(0)) / 2
+    turned = (made.vertices - middle)[:, [1, 0, 2]] * torch.tensor([-1.0, 1.0, 1.0])  # a quarter turn about z
+    torch.testing.assert_close(mesh.vertices, turned * (0.5 / turned.norm(dim=-1).max()), rtol=1e-4, atol=1e-5)
+    distances, colors = shape.query(mesh.vertices[:50])
+    assert distances.abs().max() < 1e-5
+    with pytest.raises(ConfigError, match="needs init.prompt"):
+        initial_mesh(InitSettings(type="shap-e"), CPU)
 
 
 def test_a_mesh_is_turned_centered_and_scaled(box_file):

@@ -36,6 +36,13 @@ def test_threestudio_s_conversion_key_becomes_an_init_block():
     assert settled(geometry_convert_from="shap-e:a chair").geometry["init"] == {**INIT, "prompt": "a chair"}
 
 
+def test_without_a_prompt_of_its_own_shap_e_gets_the_runs():
+    for init in ({"type": "shap-e"}, {"type": "shap-e", "prompt": ""}, {"type": "shap-e", "prompt": None}):
+        cfg = settled(geometry={"init": init}, prompt_processor={"prompt": "a blue chair"})
+        assert cfg.geometry["init"]["prompt"] == "a blue chair"
+    assert settled(prompt_processor={"prompt": "a blue chair"}).geometry["init"]["prompt"] == "a mug"
+
+
 def test_other_starts_and_paths_are_left_alone():
     for changes in ({"geometry": {"init": {"type": "sphere"}}}, {"geometry": {}}, {"geometry": None}):
         cfg = settled(geometry_convert_from="outputs/a/ckpts/last.ckpt", resumed=True, **changes)
