@@ -204,3 +204,19 @@ def test_a_radiance_field_with_a_start_gets_the_preset_of_those_without():
     assert CONFIGS / "presets" / "embedded" / "implicit-volume.yaml" in plain
     own = CONFIGS / "presets" / "embedded" / "dreammapping-implicit-volume.yaml"
     assert overlay_files(path, "embedded", config) == [*plain, own]
+
+
+@pytest.mark.parametrize(("steps", "every", "end", "grown"), [(500, 50, 400, 150), (250, 25, 200, 75), (1, 1, 1, 1)])
+def test_the_embedded_preset_goes_with_the_length_of_the_run(steps, every, end, grown):
+    pytest.importorskip("threestudio")
+    import dreammapping  # noqa: F401  registers the geometry
+    from threestudio.utils.presets import overlay_files
+
+    path = CONFIGS / "ism-gs.yaml"
+    config = OmegaConf.load(path)
+    config = OmegaConf.merge(config, *map(OmegaConf.load, overlay_files(path, "embedded", config)), {"trainer": {"max_steps": steps}})
+    settings = OmegaConf.to_container(config, resolve=True)["system"]
+    densification = settings["geometry"]["densification"]
+    assert (densification["refine_start_iter"], densification["refine_every"], densification["refine_stop_iter"]) == (every, every, 9 * every)
+    assert settings["guidance"]["timesteps"]["max_step_percent"] == [0, 0.98, 0.5, end]
+    assert settings["guidance"]["loss"]["interval"] == [0, 100, 80, grown]
