@@ -43,7 +43,7 @@ def overrides(kind: str, teacher: Path) -> list[str]:
         f"system.prompt_processor.pretrained_model_name_or_path={teacher}", "system.prompt_processor.spawn=false",
         "system.prompt_processor.use_cache=false",
     ]  # fmt: skip
-    return common + {"gs": [*SIZES, "system.geometry.init.num_points=50"], "nerf": [*SIZES, *FIELD], "2d": []}[kind]
+    return common + {"gs": [*SIZES, "system.geometry.init.type=sphere", "system.geometry.init.num_points=50"], "nerf": [*SIZES, *FIELD], "2d": []}[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,7 +24,7 @@ SMALL = [
     f"trainer.max_steps={STEPS}", f"trainer.val_check_interval={STEPS}",
     f"checkpoint.every_n_train_steps={HALF}", "checkpoint.save_top_k=-1",
 ]  # fmt: skip
-GAUSSIANS = ["system.geometry.init.num_points=200"]
+GAUSSIANS = ["system.geometry.init.num_points=200", "system.geometry.densification.refine_start_iter=1000"]  # never
 FIELD = [
     "system.renderer.num_samples_per_ray=16", "system.geometry.isosurface_resolution=16",
     "system.geometry.isosurface_threshold=auto",  # after 20 steps nothing is as dense as a finished asset
