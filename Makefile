@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PROMPT ?= a red striped mug
 CONFIG ?= custom/dreammapping/configs/vdm-gs.yaml
+ARGS   ?=
 
 RUN := $(VENV)/bin/python
 
@@ -15,7 +16,7 @@ $(VENV)/.installed: setup.py constraints.txt
 install: $(VENV)/.installed
 
 asset: install
-	$(RUN) launch.py --config $(CONFIG) --train system.prompt_processor.prompt="$(PROMPT)"
+	$(RUN) launch.py --config $(CONFIG) --train system.prompt_processor.prompt="$(PROMPT)" $(ARGS)
 
 test: install
 	$(RUN) -m pytest
