@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dreammapping.distillation import LossContext, build_loss
+from dreammapping.distillation import LossContext, NoisyDraw, build_loss, draw_noise
 from dreammapping.errors import ConfigError
 
 from tests.helpers.score import SHAPE, gaussian_teacher, make_draw, prompted
@@ -89,7 +89,7 @@ def test_with_nothing_it_is_the_guided_prediction_and_the_loss_is_that_of_the_no
 )
 def test_annealing_coefficient(case, options, cutoff, inclusive):
     teacher, draw, _ = case
-    torch.testing.assert_close(build(teacher, **options).dca_coefficient(draw), lam(draw, cutoff, inclusive))
+    torch.testing.assert_close(build(teacher, **options).coefficient(draw), lam(draw, cutoff, inclusive))
 
 
 def test_where_guidance_enters(case):
@@ -170,6 +170,32 @@ def test_time_conditioning_starts_without_effect_and_learns_t():
     torch.nn.init.normal_(loss.operator.network[-1].weight)
     out = loss.operator(draw.noise[:1].expand(5, -1, -1, -1), draw.t)
     assert not torch.allclose(out[0], out[4])
+
+
+def test_with_t_one_operator_fits_every_step():
+    """Batches of one t each, whose statistics take the size of e_c out: without t the operator cannot know it."""
+    errors = {}
+    for conditioned in (False, True):
+        teacher = gaussian_teacher()
+        loss = build(teacher, operator="nonlinear", stages=1, m_dtype="float32", m_time_cond=conditioned)
+        optimizer = torch.optim.Adam(loss.parameters(), lr=0.01)
+        generator = torch.Generator().manual_seed(2)
+        for step in range(160):
+            t = torch.full((8,), (30, 900)[step % 2])
+            clean = teacher.distributions["cond"].means + 0.2 * torch.randn(8, *SHAPE, generator=generator)
+            draw = NoisyDraw.noised(clean, draw_noise(clean, generator), t, teacher.schedule)
+            asked = teacher.predict(draw.noisy, t, {"cond": torch.zeros(1, 1, 1)})["cond"]
+            error = loss.operator_loss(loss.degrade(asked, draw), draw)
+            optimizer.zero_grad()
+            error.backward()
+            optimizer.step()
+        early = NoisyDraw.noised(clean, draw_noise(clean, generator), torch.full((8,), 30), teacher.schedule)
+        ab = early.alpha_bar[0].item()
+        least = 1 - (1 - ab) / (0.04 * ab + 1 - ab)  # E|eps|^2 - E|E[eps | x_t]|^2
+        with torch.no_grad():
+            asked = teacher.predict(early.noisy, early.t, {"cond": torch.zeros(1, 1, 1)})["cond"]
+            errors[conditioned] = loss.operator_loss(loss.degrade(asked, early), early).item() - least
+    assert errors[True] < 0.3 * errors[False], errors
 
 
 @pytest.mark.parametrize(
