@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..degradation import build_operator
+from ..degradation.pretrained import OperatorKind, start_operator
 from ..errors import ConfigError
 from .auxiliary import AuxiliaryUpdate
 from .cfg import Guided
@@ -68,7 +69,11 @@ class VDMSettings:
     bn_mode: Literal["train", "eval", "groupnorm"] = "train"
     """Normalization in M: batch statistics always; running statistics for the residual; or GroupNorm."""
     m_time_cond: bool = False
-    """Let M know t."""
+    """Let M know t: factors and offsets of its input and answer that depend on it."""
+    psi_start: str | None = None
+    """Folder with operator.safetensors and card.json, which M starts from (degradation/train.py); None: random."""
+    psi_any_weights: bool = False
+    """Accept an operator that was trained for other weights than the teacher's."""
     m_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
 
     def __post_init__(self) -> None:
@@ -90,15 +95,7 @@ class VDM(ScoreLoss):
     def __init__(self, settings: VDMSettings, context: LossContext) -> None:
         super().__init__(settings, context)
         s = settings
-        self.operator = build_operator(
-            s.operator,
-            context.latent_shape,
-            generator=context.generator,
-            stages=s.stages,
-            linear_init=s.linear_init,
-            norm="group" if s.bn_mode == "groupnorm" else "batch",
-            time_steps=context.teacher.schedule.steps if s.m_time_cond else None,
-        ).to(DTYPES[s.m_dtype])
+        self.operator = self._operator(context).to(DTYPES[s.m_dtype])
         cut_off = CutOff(s.dca_cutoff, s.dca_inclusive)
         self.coefficient = build_coefficient(s.dca, context.teacher.schedule, cut_off)
         self.update = AuxiliaryUpdate(
@@ -109,6 +106,32 @@ class VDM(ScoreLoss):
             steps=s.psi_steps,
             lookahead=s.psi_lookahead,
         )
+
+    def _operator(self, context: LossContext) -> torch.nn.Module:
+        """M_psi as a run starts with it, on the CPU in float32."""
+        s, teacher = self.settings, context.teacher
+        kind = OperatorKind(s.operator, s.stages, "group" if s.bn_mode == "groupnorm" else "batch", s.m_time_cond)
+        operator = build_operator(
+            kind.operator,
+            context.latent_shape,
+            generator=context.generator,
+            stages=kind.stages,
+            linear_init=s.linear_init,
+            norm=kind.norm,
+            time_steps=teacher.schedule.steps if kind.time_cond else None,
+        )
+        if s.psi_start is not None:
+            start_operator(
+                operator,
+                s.psi_start,
+                kind,
+                teacher=getattr(teacher, "name", "the teacher"),
+                fingerprint=getattr(teacher, "fingerprint", ""),
+                latent_shape=context.latent_shape,
+                steps=teacher.schedule.steps,
+                any_weights=s.psi_any_weights,
+            )
+        return operator
 
     def cost(self, t: int, step: int, guided: int = 2) -> Cost:
         return Cost(1 if self.settings.cfg_place == "none" else guided)
