@@ -45,7 +45,7 @@ def draws(count: int, distance: float, generator: torch.Generator, t: int | None
 def best(rule: str, operator: str, t: int, variance: float, distance: float) -> float:
     """The coefficient from a, sig, v and |x_0 - mu| alone."""
     ab = SCHEDULE.alpha_bar[t].item()
-    a, sig = ab**0.5, (1 - ab) ** 0.5
+    sig = (1 - ab) ** 0.5
     k = sig / (ab * variance + 1 - ab)
     cond_eps, cond_cond = k * sig, k**2 * (ab * distance**2 + 1 - ab)
     table = {
