@@ -116,7 +116,7 @@ def test_every_loss_has_its_configs():
 
 def test_the_embedded_preset_has_a_corrector_for_its_teacher():
     from dreammapping.correction import load_corrector
-    from dreammapping.correction.card import read_card
+    from dreammapping.correction.card import CorrectorCard, read_card
     from dreammapping.teachers import DiffusersTeacher
 
     preset = OmegaConf.load(CONFIGS / "presets" / "embedded" / "lmc-sds-gs.yaml")
@@ -131,7 +131,7 @@ def test_the_embedded_preset_has_a_corrector_for_its_teacher():
         steps=teacher.schedule.steps,
     )
     assert (folder / "corrector.safetensors").stat().st_size <= 2e6
-    for row in read_card(folder, teacher.name).training["validation"]:
+    for row in read_card(folder, CorrectorCard, "corrector", "").training["validation"]:
         assert row["corrector"] < min(row["image"], row["zero"], row["untrained"]), row
 
 

@@ -1,16 +1,17 @@
-"""What a corrector's JSON card says, and whether it belongs to a teacher."""
+"""What the JSON card of a part trained for a teacher says, and whether it belongs to another one; a corrector's card."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ..errors import ConfigError
 from ..settings import parse_settings
 
 CARD = "card.json"
+C = TypeVar("C", bound="PartCard")
 READS = ("clean", "noisy")
 
 
@@ -19,8 +20,8 @@ WIDTHS = (32, 64)
 
 
 @dataclass
-class CorrectorCard:
-    """A corrector's description; its fields are the keys of the JSON file."""
+class PartCard:
+    """What every part trained for a teacher says of itself; the fields are the keys of the JSON file."""
 
     latent_shape: tuple[int, int, int]
     """(C, h, w) of the teacher's latents."""
@@ -30,10 +31,6 @@ class CorrectorCard:
     """As the training command named it."""
     teacher_fingerprint: str
     """Of its weights; empty if it could not be determined."""
-    reads: Literal["clean", "noisy"] = "clean"
-    """What b_psi sees of a draw: x_0 or x_t."""
-    widths: tuple[int, ...] = WIDTHS
-    """Channels of the U-Net's levels; each is a multiple of 8."""
     training: dict[str, Any] = field(default_factory=dict)
     """How it was trained and how well it does; for people."""
 
@@ -51,16 +48,26 @@ class CorrectorCard:
         return (json.dumps(asdict(self), indent=1) + "\n").encode()
 
 
-def read_card(folder: Path, teacher: str) -> CorrectorCard:
-    """The card in `folder`. Raises ConfigError with the command that makes one for `teacher`."""
+@dataclass
+class CorrectorCard(PartCard):
+    """A corrector's description."""
+
+    reads: Literal["clean", "noisy"] = "clean"
+    """What b_psi sees of a draw: x_0 or x_t."""
+    widths: tuple[int, ...] = WIDTHS
+    """Channels of the U-Net's levels; each is a multiple of 8."""
+
+
+def read_card(folder: Path, kind: type[C], what: str, hint: str) -> C:
+    """The card of that kind in `folder`. Raises ConfigError, which ends with `hint`, if there is none of `what`."""
     path = folder / CARD
     if not path.is_file():
-        raise ConfigError(f"there is no corrector in {folder} ({CARD} is missing). {advice(teacher, str(folder))}")
+        raise ConfigError(f"there is no {what} in {folder} ({CARD} is missing). {hint}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
-        raise ConfigError(f"{path} is not JSON ({problem}). {advice(teacher, str(folder))}") from problem
-    return parse_settings(CorrectorCard, values, str(path))
+        raise ConfigError(f"{path} is not JSON ({problem}). {hint}") from problem
+    return parse_settings(kind, values, str(path))
 
 
 def training_command(teacher: str, output: str = "build/corrector") -> str:

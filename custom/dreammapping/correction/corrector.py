@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..files import write_atomic
-from .card import CARD, WIDTHS, CorrectorCard, advice, read_card
+from .card import WIDTHS, CorrectorCard, advice, read_card
+from .weights import load_weights, save_part
 
 WEIGHTS = "corrector.safetensors"
 GROUPS = 8
@@ -74,12 +74,8 @@ def build_corrector(
 
 
 def save_corrector(corrector: Corrector, card: CorrectorCard, folder: Path) -> None:
-    """Write weights (float16) and card; the card last, so that a folder with a card is complete."""
-    from safetensors.torch import save
-
-    weights = {key: value.detach().cpu().half().contiguous() for key, value in corrector.network.state_dict().items()}
-    write_atomic(folder / WEIGHTS, save(weights))
-    write_atomic(folder / CARD, card.to_json())
+    """Write weights (float16) and card."""
+    save_part(corrector.network, card, folder / WEIGHTS)
 
 
 def load_corrector(
@@ -96,11 +92,8 @@ def load_corrector(
     `any_weights` accepts one that was trained for other weights of the same latents and schedule. Raises ConfigError
     if it is missing, damaged or not that teacher's, and says how to train one.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = Path(folder)
-    card = read_card(folder, teacher)
+    card = read_card(folder, CorrectorCard, "corrector", advice(teacher, str(folder)))
     problem = card.problem(latent_shape, steps, "" if any_weights else fingerprint)
     if problem:
         raise ConfigError(
@@ -108,9 +101,5 @@ def load_corrector(
             "are the same in another format, system.guidance.loss.any_weights=true accepts it"
         )
     corrector = build_corrector(card.latent_shape, card.reads, card.widths)
-    try:
-        corrector.network.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, RuntimeError, SafetensorError) as damage:
-        first = str(damage).strip().splitlines()[0]
-        raise ConfigError(f"cannot load {folder / WEIGHTS}: {first}. {advice(teacher, str(folder))}") from damage
+    load_weights(corrector.network, folder / WEIGHTS, advice(teacher, str(folder)))
     return corrector.eval().requires_grad_(False)

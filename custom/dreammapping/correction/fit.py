@@ -1,4 +1,5 @@
-"""Fitting b_psi to the pairs, in a loop that can be killed at any moment and goes on to the same result."""
+"""Fitting a part (b_psi, or VDM's operator) to the pairs, in a loop that can be killed at any moment and goes on to the
+same result."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..distillation import NoiseSchedule
 from ..errors import DreamMappingError
@@ -43,36 +44,39 @@ def corrector_loss(corrector: Corrector, pairs: Pairs, index: Tensor, schedule: 
 
 
 def fit(
-    corrector: Corrector,
-    pairs: Pairs,
-    schedule: NoiseSchedule,
+    part: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    count: int,
     options: FitOptions,
     folder: Path,
     report: Callable[[str], None] = print,
-) -> Corrector:
-    """Train in place and return it. A checkpoint in `folder` is continued; when done, it stays."""
+) -> None:
+    """Train `part` in place on `loss(index)`, where index [batch] are pairs out of `count`.
+
+    A checkpoint in `folder` is continued; when done, it stays.
+    """
     generator = torch.Generator().manual_seed(options.seed)
-    optimizer = torch.optim.AdamW(corrector.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(part.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
     path = folder / CHECKPOINT
-    first = _restore(path, corrector, optimizer, generator, report)
-    corrector.train()
+    first = _restore(path, part, optimizer, generator, report)
+    part.train()
     for step in range(first, options.steps):
         for group in optimizer.param_groups:
             group["lr"] = options.lr * _factor(step, options)
-        index = torch.randint(0, len(pairs), (options.batch,), generator=generator)
-        loss = corrector_loss(corrector, pairs, index, schedule)
+        index = torch.randint(0, count, (options.batch,), generator=generator)
+        error = loss(index)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(corrector.parameters(), 1.0)
+        error.backward()
+        torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         optimizer.step()
         done = step + 1
         if done % options.save_every == 0 or done == options.steps:
-            value = loss.item()
+            value = error.item()
             if not math.isfinite(value):
                 raise DreamMappingError(f"the loss is {value} at step {done}; train with a lower --lr in a new --work")
-            write_atomic(path, _state(done, corrector, optimizer, generator))
+            write_atomic(path, _state(done, part, optimizer, generator))
             report(f"step {done} of {options.steps}: loss {value:.4f}")
-    return corrector.eval()
+    part.eval()
 
 
 def _factor(step: int, options: FitOptions) -> float:
@@ -80,11 +84,11 @@ def _factor(step: int, options: FitOptions) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * step / options.steps))
 
 
-def _state(step: int, corrector: Corrector, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> bytes:
+def _state(step: int, part: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> bytes:
     buffer = io.BytesIO()
     state = {
         "step": step,
-        "network": corrector.network.state_dict(),
+        "network": part.state_dict(),
         "optimizer": optimizer.state_dict(),
         "generator": generator.get_state(),
     }
@@ -94,16 +98,16 @@ def _state(step: int, corrector: Corrector, optimizer: torch.optim.Optimizer, ge
 
 def _restore(
     path: Path,
-    corrector: Corrector,
+    part: nn.Module,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     report: Callable[[str], None],
 ) -> int:
     if not path.is_file():
         return 0
-    device = next(corrector.parameters()).device
+    device = next(part.parameters()).device
     state = torch.load(path, map_location=device, weights_only=True)
-    corrector.network.load_state_dict(state["network"])
+    part.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     generator.set_state(state["generator"].cpu())
     report(f"going on at step {state['step']}")

@@ -1,4 +1,4 @@
-"""How well a corrector answers, per band of t, on images it was not trained on."""
+"""How well a trained part answers, per band of t, on images it was not trained on."""
 
 from __future__ import annotations
 
@@ -36,8 +36,12 @@ def band_errors(corrector: Corrector, pairs: Pairs, schedule: NoiseSchedule, ban
     errors = {name: torch.cat(values) for name, values in rows.items()}
     both = pairs.estimate.float()
     errors["noise"] = (0.5 * (both[:, :, 0] - both[:, :, 1]).square().mean((2, 3, 4))).flatten().repeat_interleave(2)
-    t = pairs.t.flatten().repeat_interleave(2)
-    edges = [round(i * schedule.steps / bands) for i in range(bands + 1)]
+    return band_table(pairs.t.flatten().repeat_interleave(2), errors, schedule.steps, bands)
+
+
+def band_table(t: torch.Tensor, errors: dict[str, torch.Tensor], steps: int, bands: int) -> list[dict[str, float]]:
+    """Means of the errors [N] by name for t [N] in equal bands of 0 .. steps-1: `t_from`, `t_to`, `pairs`, the names."""
+    edges = [round(i * steps / bands) for i in range(bands + 1)]
     table = []
     for low, high in zip(edges, edges[1:]):
         inside = (t >= low) & (t < high)
@@ -50,7 +54,7 @@ def band_errors(corrector: Corrector, pairs: Pairs, schedule: NoiseSchedule, ban
 
 def as_text(table: list[dict[str, float]]) -> str:
     """The table with aligned columns."""
-    names = ["t_from", "t_to", "pairs", "corrector", "image", "untrained", "zero", "noise"]
+    names = list(dict.fromkeys(name for row in table for name in row))
     lines = ["  ".join(f"{name:>9}" for name in names)]
     lines += ["  ".join(f"{row.get(name, '-'):>9}" for name in names) for row in table]
     return "\n".join(lines)

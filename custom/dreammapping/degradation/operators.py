@@ -59,12 +59,17 @@ class WithNoise(nn.Module):
 
 
 class TimeConditioned(nn.Module):
-    """M((1 + a(t)) eps + b(t)) with a, b [C] from a small network of t that starts at zero (no effect)."""
+    """(1 + c(t)) M((1 + a(t)) eps + b(t)) + d(t) with a, b, c, d [C] from a small network of t that starts at zero (no
+    effect).
+
+    The factor behind M is needed beside the one before it: where a batch shares one t, M's batch normalization takes a
+    common factor of its input out again, and the best predictor of the noise shrinks as t falls.
+    """
 
     def __init__(self, inner: nn.Module, channels: int, steps: int, width: int = 32) -> None:
         super().__init__()
         self.inner = inner
-        self.network = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2 * channels))
+        self.network = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 4 * channels))
         nn.init.zeros_(self.network[-1].weight)
         nn.init.zeros_(self.network[-1].bias)
         frequencies = torch.exp(-math.log(1000.0) * torch.arange(width // 2) / (width // 2)) * (1000.0 / steps)
@@ -72,8 +77,9 @@ class TimeConditioned(nn.Module):
 
     def forward(self, eps: Tensor, t: Tensor) -> Tensor:
         angles = t.to(self.frequencies.dtype)[:, None] * self.frequencies
-        scale, shift = self.network(torch.cat([angles.sin(), angles.cos()], 1))[:, :, None, None].chunk(2, 1)
-        return self.inner((1 + scale) * eps + shift, t)
+        numbers = self.network(torch.cat([angles.sin(), angles.cos()], 1))[:, :, None, None]
+        scale, shift, scale_out, shift_out = numbers.chunk(4, 1)
+        return (1 + scale_out) * self.inner((1 + scale) * eps + shift, t) + shift_out
 
 
 @OPERATORS.register("nonlinear")

@@ -22,8 +22,13 @@ from . import sds  # noqa: F401
 from . import ssd  # noqa: F401
 from . import vdm  # noqa: F401
 from . import vsd  # noqa: F401
+
+# And where VDM's coefficient comes from.
+from . import dca_learned  # noqa: F401
+from . import dca_measured  # noqa: F401
 from .auxiliary import AuxiliaryOptimizer, AuxiliaryUpdate
 from .cfg import CFGConvention, Guided, guide, perpendicular, seed_scale
+from .dca import COEFFICIENTS, Coefficient, CutOff, build_coefficient
 from .distiller import Distillation, Distiller, DistillerSettings, inject
 from .draw import NoisyDraw, draw_noise
 from .loss import LOSSES, LossContext, ScoreLoss, ScoreResult, build_loss, register_loss
@@ -40,8 +45,11 @@ __all__ = [
     "AuxiliaryOptimizer",
     "AuxiliaryUpdate",
     "CFGConvention",
+    "COEFFICIENTS",
     "CallCount",
+    "Coefficient",
     "Cost",
+    "CutOff",
     "Distillation",
     "Distiller",
     "DistillerSettings",
@@ -59,6 +67,7 @@ __all__ = [
     "Timesteps",
     "TrainablePredictor",
     "WEIGHTINGS",
+    "build_coefficient",
     "build_loss",
     "build_timesteps",
     "draw_noise",

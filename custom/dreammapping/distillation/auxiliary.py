@@ -46,7 +46,7 @@ class AuxiliaryOptimizer:
         """One update on a scalar loss; touches no gradient but those of its own parameters."""
         optimizer = self._ready()
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        _average_over_processes(gradients)
+        average_over_processes(gradients)
         for parameter, gradient in zip(self.parameters, gradients):
             parameter.grad = None if gradient is None else _laid_out_like(parameter, gradient)
         optimizer.step()
@@ -90,12 +90,13 @@ def _laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(gradient)
 
 
-def _average_over_processes(gradients: Iterable[Tensor | None]) -> None:
-    """Keeps the copies on several devices equal; these parameters are outside the trainer's own synchronization."""
+def average_over_processes(tensors: Iterable[Tensor | None]) -> None:
+    """In place. Keeps the copies on several devices equal; what a loss learns is outside the trainer's own
+    synchronization."""
     distributed = torch.distributed
     if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return
-    for gradient in gradients:
-        if gradient is not None:
-            distributed.all_reduce(gradient)
-            gradient /= distributed.get_world_size()
+    for tensor in tensors:
+        if tensor is not None:
+            distributed.all_reduce(tensor)
+            tensor /= distributed.get_world_size()

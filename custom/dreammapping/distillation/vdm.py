@@ -4,21 +4,24 @@
     lam_t = 1 - alpha_bar_t for t <= 300, else 1                                                    (eq. 18)
     R     = e_c - lam_t M_psi(e_c) + s (e_c - e_u)                                 (eq. 19 inside eq. 10)
 
-The paper leaves several choices open; each is a setting whose default is the most literal reading.
+The paper leaves several choices open; each is a setting whose default is the most literal reading. Beyond the paper are
+`dca` (lam_t measured or learned), `psi_start` (M trained beforehand) and `m_time_cond` (M knows t).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..degradation import build_operator
+from ..degradation.pretrained import OperatorKind, start_operator
 from ..errors import ConfigError
 from .auxiliary import AuxiliaryUpdate
 from .cfg import Guided
+from .dca import CutOff, build_coefficient
 from .draw import NoisyDraw
 from .loss import LossContext, ScoreLoss, ScoreResult, register_loss
 from .teacher import Cost, PromptedTeacher
@@ -43,6 +46,8 @@ class VDMSettings:
     """Steps up to this one use lam = 1 - alpha_bar, others 1. None (or -1): no annealing."""
     dca_inclusive: bool = True
     """t = cutoff belongs to the annealed side (eq. 18: t <= 300; Algorithm 1: t < 300)."""
+    dca: dict[str, Any] = field(default_factory=lambda: {"type": "fixed"})
+    """Where lam_t comes from. `type`: fixed (the cut-off), measured, learned; the other keys are its own."""
     jac_sqrt_ab: bool = False
     """Multiply by sqrt(alpha_bar) = dx_t/dx_0, which eq. 19 writes and common practice drops."""
     psi_lookahead: bool = False
@@ -64,7 +69,11 @@ class VDMSettings:
     bn_mode: Literal["train", "eval", "groupnorm"] = "train"
     """Normalization in M: batch statistics always; running statistics for the residual; or GroupNorm."""
     m_time_cond: bool = False
-    """Let M know t."""
+    """Let M know t: factors and offsets of its input and answer that depend on it."""
+    psi_start: str | None = None
+    """Folder with operator.safetensors and card.json, which M starts from (degradation/train.py); None: random."""
+    psi_any_weights: bool = False
+    """Accept an operator that was trained for other weights than the teacher's."""
     m_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
 
     def __post_init__(self) -> None:
@@ -86,15 +95,9 @@ class VDM(ScoreLoss):
     def __init__(self, settings: VDMSettings, context: LossContext) -> None:
         super().__init__(settings, context)
         s = settings
-        self.operator = build_operator(
-            s.operator,
-            context.latent_shape,
-            generator=context.generator,
-            stages=s.stages,
-            linear_init=s.linear_init,
-            norm="group" if s.bn_mode == "groupnorm" else "batch",
-            time_steps=context.teacher.schedule.steps if s.m_time_cond else None,
-        ).to(DTYPES[s.m_dtype])
+        self.operator = self._operator(context).to(DTYPES[s.m_dtype])
+        cut_off = CutOff(s.dca_cutoff, s.dca_inclusive)
+        self.coefficient = build_coefficient(s.dca, context.teacher.schedule, cut_off)
         self.update = AuxiliaryUpdate(
             s.psi_opt,
             s.psi_lr,
@@ -103,6 +106,32 @@ class VDM(ScoreLoss):
             steps=s.psi_steps,
             lookahead=s.psi_lookahead,
         )
+
+    def _operator(self, context: LossContext) -> torch.nn.Module:
+        """M_psi as a run starts with it, on the CPU in float32."""
+        s, teacher = self.settings, context.teacher
+        kind = OperatorKind(s.operator, s.stages, "group" if s.bn_mode == "groupnorm" else "batch", s.m_time_cond)
+        operator = build_operator(
+            kind.operator,
+            context.latent_shape,
+            generator=context.generator,
+            stages=kind.stages,
+            linear_init=s.linear_init,
+            norm=kind.norm,
+            time_steps=teacher.schedule.steps if kind.time_cond else None,
+        )
+        if s.psi_start is not None:
+            start_operator(
+                operator,
+                s.psi_start,
+                kind,
+                teacher=getattr(teacher, "name", "the teacher"),
+                fingerprint=getattr(teacher, "fingerprint", ""),
+                latent_shape=context.latent_shape,
+                steps=teacher.schedule.steps,
+                any_weights=s.psi_any_weights,
+            )
+        return operator
 
     def cost(self, t: int, step: int, guided: int = 2) -> Cost:
         return Cost(1 if self.settings.cfg_place == "none" else guided)
@@ -122,15 +151,21 @@ class VDM(ScoreLoss):
             auxiliary["op"] = self.operator_loss(mapped, draw)
         with torch.no_grad():
             own = self.degrade(read, draw, training=False) if s.bn_mode == "eval" else mapped.detach()
+        if (error := self.coefficient.loss(draw, own)) is not None:
+            auxiliary["dca"] = error
+        with torch.no_grad():
+            lam = self.coefficient(draw)
+            self.coefficient.observe(draw, answers.cond, own)
             if draw.step < s.psi_warmup:
                 own = draw.noise
             base = answers.guided if s.cfg_place == "outside" else answers.cond
-            unconditional = base - self.dca_coefficient(draw) * own
+            unconditional = base - lam * own
             residual = unconditional * draw.alpha_bar.sqrt() if s.jac_sqrt_ab else unconditional
             diagnostics = {
                 "cos_m_eps": torch.cosine_similarity(mapped.detach().flatten(1), draw.noise.flatten(1)).mean(),
-                "norm_unconditional": rms(answers.cond - self.dca_coefficient(draw) * own),
+                "norm_unconditional": rms(answers.cond - lam * own),
                 "norm_guidance": rms(answers.term),
+                "dca_coefficient": lam.mean(),
             }
         return ScoreResult(residual, auxiliary, diagnostics)
 
@@ -149,15 +184,6 @@ class VDM(ScoreLoss):
             return error.mean()
         trains = (draw.t >= self.settings.op_tmin).to(error.dtype)
         return (error * trains).sum() / trains.sum()
-
-    def dca_coefficient(self, draw: NoisyDraw) -> Tensor:
-        """lam_t [B,1,1,1] (eq. 18)."""
-        s = self.settings
-        if s.dca_cutoff is None or s.dca_cutoff < 0:
-            return torch.ones_like(draw.alpha_bar)
-        t = draw.t.view_as(draw.alpha_bar)
-        annealed = t <= s.dca_cutoff if s.dca_inclusive else t < s.dca_cutoff
-        return torch.where(annealed, 1 - draw.alpha_bar, 1.0)
 
 
 def rms(x: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from dreammapping.correction import build_corrector
-from dreammapping.correction import fit as fitting
 from dreammapping.correction.fit import FitOptions, corrector_loss, fit
 from dreammapping.correction.measure import as_text, band_errors
 from dreammapping.correction.pairs import Pairs, make_pairs
@@ -47,6 +46,11 @@ def pairs(folder, images=None, **changes):
 
 def same(a: Pairs, b: Pairs) -> bool:
     return all(torch.equal(getattr(a, key), getattr(b, key)) for key in ("clean", "t", "noisy", "estimate"))
+
+
+def fitted(corrector, made, options, folder, say=silent, loss=corrector_loss):
+    fit(corrector.network, lambda index: loss(corrector, made, index, teacher().schedule), len(made), options, folder, say)
+    return corrector.state_dict()
 
 
 def best(clean, alpha_bar):
@@ -100,7 +104,7 @@ def test_the_fit_finds_the_known_answer(tmp_path, reads):
     made = pairs(tmp_path, Drawn(64), times=8)
     schedule = teacher().schedule
     corrector = build_corrector(SHAPE, reads, (8,))
-    fit(corrector, made, schedule, FitOptions(steps=100, batch=16, lr=1e-2, warmup=10), tmp_path, silent)
+    fitted(corrector, made, FitOptions(steps=100, batch=16, lr=1e-2, warmup=10), tmp_path)
     t = torch.tensor([200, 500, 800])
     generator = torch.Generator().manual_seed(9)
     clean = mean() + VARIANCE**0.5 * torch.randn(3, *SHAPE, generator=generator)
@@ -115,28 +119,27 @@ def test_the_fit_finds_the_known_answer(tmp_path, reads):
     assert (errors[0] < 0.8 * errors[1]).all() and errors[0].mean() < 0.5 * errors[1].mean(), errors
 
 
-def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path):
     made = pairs(tmp_path)
-    schedule, options = teacher().schedule, FitOptions(steps=7, batch=4, save_every=3)
+    options = FitOptions(steps=7, batch=4, save_every=3)
     build = lambda: build_corrector(SHAPE, "clean", (8,))  # noqa: E731
-    whole = fit(build(), made, schedule, options, tmp_path / "whole", silent).state_dict()
+    whole = fitted(build(), made, options, tmp_path / "whole")
 
     calls = []
 
-    def killed(*args):
+    def counted(*args):
         calls.append(0)
         if len(calls) == 5:
             raise KeyboardInterrupt
         return corrector_loss(*args)
 
-    monkeypatch.setattr(fitting, "corrector_loss", killed)
     with pytest.raises(KeyboardInterrupt):
-        fit(build(), made, schedule, options, tmp_path / "killed", silent)
+        fitted(build(), made, options, tmp_path / "killed", loss=counted)
     lines = []
-    again = fit(build(), made, schedule, options, tmp_path / "killed", lines.append).state_dict()
+    again = fitted(build(), made, options, tmp_path / "killed", lines.append, loss=counted)
     assert lines[0] == "going on at step 3" and len(calls) == 5 + 4
     assert all(torch.equal(whole[key], again[key]) for key in whole)
-    done = fit(build(), made, schedule, options, tmp_path / "killed", silent).state_dict()
+    done = fitted(build(), made, options, tmp_path / "killed", loss=counted)
     assert len(calls) == 9 and all(torch.equal(whole[key], done[key]) for key in whole)
 
 
@@ -157,7 +160,7 @@ def test_a_diverged_fit_says_so(tmp_path):
     made.estimate[:] = float("nan")
     with pytest.raises(DreamMappingError, match="loss is nan at step 2.*lower --lr"):
         options = FitOptions(steps=2, batch=4)
-        fit(build_corrector(SHAPE, "clean", (8,)), made, teacher().schedule, options, tmp_path, silent)
+        fitted(build_corrector(SHAPE, "clean", (8,)), made, options, tmp_path)
     assert not (tmp_path / "checkpoint.pt").exists()
 
 

@@ -137,3 +137,24 @@ def test_batch_statistics_exist_for_a_single_image(side):
 def test_too_small_or_odd_latents_are_told(side):
     with pytest.raises(ConfigError, match=f"even sides of at least 4 pixels, got {side} x {side}; use operator linear"):
         build_operator("nonlinear", (4, side, side), generator=generator())
+
+
+def test_with_t_the_size_of_the_answer_depends_on_it_even_where_a_batch_shares_t():
+    """Batch normalization takes a common factor of its input out; the factor behind it stays."""
+    operator = build_operator("nonlinear", (4, 8, 8), generator=generator(), time_steps=1000)
+    x = torch.randn(4, 4, 8, 8, generator=generator(1))
+    plain, shared = operator(x, torch.full((4,), 30)), torch.full((4,), 700)
+    assert torch.equal(plain, operator(x, shared)), "no effect at first"
+    torch.nn.init.zeros_(operator.network[-1].weight)
+    with torch.no_grad():
+        operator.network[-1].bias.copy_(torch.tensor([0.0] * 8 + [1.0, 2, 3, 4] + [0.5] * 4))
+    factor = torch.tensor([2.0, 3, 4, 5]).view(1, 4, 1, 1)
+    torch.testing.assert_close(operator(x, shared), factor * plain + 0.5)
+
+
+def test_with_t_its_input_is_scaled_and_moved():
+    operator = build_operator("linear", (4, 8, 8), generator=generator(), time_steps=1000)
+    with torch.no_grad():
+        operator.network[-1].bias.copy_(torch.tensor([1.0] * 4 + [0.5] * 4 + [0.0] * 8))
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(operator(x, torch.tensor([3, 900])), 2 * x + 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dreammapping.distillation import LossContext, build_loss
+from dreammapping.distillation import LossContext, NoisyDraw, build_loss, draw_noise
 from dreammapping.errors import ConfigError
 
 from tests.helpers.score import SHAPE, gaussian_teacher, make_draw, prompted
@@ -89,7 +89,7 @@ def test_with_nothing_it_is_the_guided_prediction_and_the_loss_is_that_of_the_no
 )
 def test_annealing_coefficient(case, options, cutoff, inclusive):
     teacher, draw, _ = case
-    torch.testing.assert_close(build(teacher, **options).dca_coefficient(draw), lam(draw, cutoff, inclusive))
+    torch.testing.assert_close(build(teacher, **options).coefficient(draw), lam(draw, cutoff, inclusive))
 
 
 def test_where_guidance_enters(case):
@@ -170,6 +170,27 @@ def test_time_conditioning_starts_without_effect_and_learns_t():
     torch.nn.init.normal_(loss.operator.network[-1].weight)
     out = loss.operator(draw.noise[:1].expand(5, -1, -1, -1), draw.t)
     assert not torch.allclose(out[0], out[4])
+
+
+def test_with_t_one_operator_fits_every_step():
+    """The best factor of e_c is another at every t: E|eps - f e_c|^2 has the minimum 1 - E<e_c, eps>^2 / E|e_c|^2."""
+    teacher, t = gaussian_teacher(), torch.tensor([30, 900] * 4)
+    clean = teacher.distributions["cond"].means + 2.0
+    ab = teacher.schedule.alpha_bar[[30, 900]]
+    least = 4 * ab / (4 * ab + 1 - ab)  # |x_0 - mu|^2 = 4
+    errors = {}
+    for conditioned in (False, True):
+        loss = build(teacher, m_dtype="float32", m_time_cond=conditioned)
+        optimizer, generator = torch.optim.Adam(loss.parameters(), lr=0.02), torch.Generator().manual_seed(2)
+        for _ in range(300):
+            draw = NoisyDraw.noised(clean.expand(8, *SHAPE), draw_noise(t.new_empty(8, *SHAPE).float(), generator), t, teacher.schedule)
+            cond = teacher.predict(draw.noisy, t, {"cond": torch.zeros(1, 1, 1)})["cond"]
+            mapped = loss.degrade(cond, draw)
+            optimizer.zero_grad()
+            loss.operator_loss(mapped, draw).backward()
+            optimizer.step()
+        errors[conditioned] = (mapped - draw.noise).square().mean((1, 2, 3)).view(4, 2).mean(0) / least
+    assert (errors[True] < 1.1).all() and errors[False].max() > 1.3, errors
 
 
 @pytest.mark.parametrize(
