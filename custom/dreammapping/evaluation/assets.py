@@ -87,7 +87,7 @@ def read_pictures(files: Sequence[Path], size: int, background: Sequence[float] 
     `width`: only so many pixels from the left (threestudio's systems write normals and opacity beside the color).
     Raises ConfigError for a file that is no picture.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     rows = []
     for file in files:
@@ -100,7 +100,10 @@ def read_pictures(files: Sequence[Path], size: int, background: Sequence[float] 
             picture = picture.crop((0, 0, width, picture.height))
         under = Image.new("RGBA", picture.size, (*(round(255 * value) for value in background), 255))
         picture = Image.alpha_composite(under, picture).convert("RGB")
-        rows.append(np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS), dtype=np.float32))
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        square = picture.crop((left, top, left + side, top + side))
+        rows.append(np.asarray(square.resize((size, size), Image.Resampling.LANCZOS), dtype=np.float32))
     return torch.from_numpy(np.stack(rows)) / 255
 
 

@@ -13,15 +13,12 @@ from .assets import CARD
 
 
 def table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Scores of several assets, (name, scores), in columns of text."""
-    heads, lines = ["asset", "prompt", "pictures"], [[name, scores["prompt"], str(scores["pictures"])] for name, scores in rows]
-    columns = list(dict.fromkeys(key for _, scores in rows for key in flat(scores)))
-    for key in columns:
-        heads.append(key)
-        for line, (_, scores) in zip(lines, rows):
-            line.append(flat(scores).get(key, ""))
-    widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in [heads, *lines])
+    """Scores of several assets, (name, scores), as text: an asset a column, a score a line."""
+    shown = [{"prompt": scores["prompt"], "pictures": str(scores["pictures"]), **flat(scores)} for _, scores in rows]
+    keys = list(dict.fromkeys(key for one in shown for key in one))
+    lines = [["", *(name for name, _ in rows)], *([key, *(one.get(key, "") for one in shown)] for key in keys)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
 def flat(scores: Mapping[str, Any]) -> dict[str, str]:
