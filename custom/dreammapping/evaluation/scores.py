@@ -37,7 +37,8 @@ def flat(scores: Mapping[str, Any]) -> dict[str, str]:
 
 def together_text(summary: Mapping[str, Any]) -> str:
     """Means and intervals of `Scorer.together`, one a line."""
-    lines = [f"{summary['assets']} assets of {summary['prompts']} prompts, means over prompts and 95 % intervals:"]
+    several = 's' if summary['prompts'] > 1 else ''
+    lines = [f"{summary['assets']} assets of {summary['prompts']} prompt{several}, means over prompts and 95 % intervals:"]
 
     def add(name: str, found: Mapping[str, Any] | None) -> None:
         if found and found["value"] is not None:
