@@ -37,7 +37,7 @@ def flat(scores: Mapping[str, Any]) -> dict[str, str]:
 
 def together_text(summary: Mapping[str, Any]) -> str:
     """Means and intervals of `Scorer.together`, one a line."""
-    several = 's' if summary['prompts'] > 1 else ''
+    several = "s" if summary["prompts"] > 1 else ""
     lines = [f"{summary['assets']} assets of {summary['prompts']} prompt{several}, means over prompts and 95 % intervals:"]
 
     def add(name: str, found: Mapping[str, Any] | None) -> None:
