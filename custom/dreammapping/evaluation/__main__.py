@@ -81,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m custom.dreammapping.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", type=Path, nargs="+", metavar="RUN_OR_FOLDER", help="a run's folder (the one with save/ in it), or a folder of pictures")
+    paths = "a run's folder (the one with save/ in it), or a folder of pictures"
+    parser.add_argument("paths", type=Path, nargs="+", metavar="RUN_OR_FOLDER", help=paths)
     parser.add_argument("--protocol", help=f"{', '.join(names())}, or a YAML file; default: the runs' preset, else paper")
     parser.add_argument("--prompt", help="what a folder of pictures shows")
     parser.add_argument("--turntable", action="store_true", help="the pictures of a folder go evenly around the object, from its front")

@@ -76,7 +76,9 @@ def _of_run(run: Path) -> list[Asset]:
         return [Asset(run, p, tuple(f for f in files if owner.get(f) == i), False, card, data) for i, p in enumerate(card["prompts"])]
     frames = _newest(run / "save", "test")
     if frames is None or not card.get("prompt"):
-        raise ConfigError(f"{run} has no test views (save/it<step>-test/) or no prompt in its {CARD}; finish it, or test it: launch.py --test resume=CHECKPOINT")
+        raise ConfigError(
+            f"{run} has no test views (save/it<step>-test/) or no prompt in its {CARD}; finish it, or test it: launch.py --test resume=CHECKPOINT"
+        )
     found = sorted((f for f in frames.glob("*.png") if f.stem.isdigit()), key=lambda f: int(f.stem))
     return [Asset(run, card["prompt"], tuple(found[:-1] if len(found) > 1 else found), True, card, data)]
 

@@ -7,7 +7,8 @@ section 3.8). If there is one prompt only, its runs are drawn, and the interval 
 
 Plain bootstrap intervals of few prompts are too narrow: drawn means spread less than they should, by sqrt((n - 1) / n), and have the tails of
 a normal instead of a t distribution. The quantiles are taken further outside, as Hesterberg (2015, The American Statistician 69:4) advises
-("expanded percentile"; with fewer than `FEW` prompts, t standard deviations to each side). tests/dreammapping/evaluation/test_intervals.py simulates how often the truth is inside.
+("expanded percentile"; with fewer than `FEW` prompts, t standard deviations to each side).
+tests/dreammapping/evaluation/test_intervals.py simulates how often the truth is inside.
 """
 
 from __future__ import annotations

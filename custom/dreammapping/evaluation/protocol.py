@@ -62,8 +62,10 @@ class Protocol:
             raise ConfigError(f"text is {self.text!r}; it must say where the {{prompt}} goes")
         if self.fid and self.reference is None:
             raise ConfigError("fid needs reference, the teacher's pictures it compares with")
-        if unknown := set(self.basis) - {f.name for f in fields(self)}:
-            raise ConfigError(f"basis tells of {sorted(unknown)[0]!r}, which is no setting; {suggest(sorted(unknown)[0], [f.name for f in fields(self)])}")
+        known = [f.name for f in fields(self)]
+        for key in self.basis:
+            if key not in known:
+                raise ConfigError(f"basis tells of {key!r}, which is no setting; {suggest(key, known)}")
 
     def overrides(self) -> list[str]:
         """Arguments of launch.py that make a run's turntable show what this protocol looks at."""

@@ -71,7 +71,7 @@ def reference_samples(
     device = torch.device(device)
     source = locate(settings.teacher)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    root = (Path(cache_dir).expanduser() if cache_dir else FOLDER) / (source.fingerprint[:12] or hashlib.sha256(source.name.encode()).hexdigest()[:12])
+    root = Path(cache_dir).expanduser() if cache_dir else FOLDER
     wanted = {prompt: [_Sample(prompt, number, settings, source, dtype, root) for number in range(settings.per_prompt)] for prompt in prompts}
     pipeline = None
     for prompt, samples in wanted.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,12 @@ class Scorer:
     """Holds the networks of a protocol; measures assets one by one, then all together."""
 
     def __init__(
-        self, protocol: Protocol, device: torch.device | str = "cpu", *, cache_dir: str | Path | None = None, report: Callable[[str], None] | None = None
+        self,
+        protocol: Protocol,
+        device: torch.device | str = "cpu",
+        *,
+        cache_dir: str | Path | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         """Loads all networks, so that a missing one is found now. Raises ConfigError. Arguments as for `reference_samples`."""
         self.protocol, self.device, self.cache_dir, self.report = protocol, device, cache_dir, report
@@ -160,9 +166,10 @@ def attributes(judge: Judge, prompt: str) -> dict[str, int]:
     known = {"family": judge.families, "color": judge.colors, "pattern": judge.patterns}
     found: dict[str, int] = {}
     for attribute, words in known.items():
-        at = {m.end(): (len(w), i) for i, w in sorted(enumerate(words), key=lambda p: len(p[1])) if (m := re.search(rf"\b{re.escape(w)}\b", prompt.lower()))}
-        if at:
-            found[attribute] = at[max(at)][1]
+        matches = [(re.search(rf"\b{re.escape(word)}\b", prompt.lower()), index) for index, word in enumerate(words)]
+        places = [(match.end(), len(match[0]), index) for match, index in matches if match]
+        if places:
+            found[attribute] = max(places)[2]
     if "family" in found and "pattern" not in found and "plain" in judge.patterns:
         found["pattern"] = judge.patterns.index("plain")
     return found
@@ -175,4 +182,4 @@ def _spread(values: Tensor) -> dict[str, float]:
 
 def _plain(interval: Interval) -> dict[str, float | None]:
     ends = {"low": interval.low, "high": interval.high}
-    return {"value": interval.value, **{key: None if end != end else end for key, end in ends.items()}}  # NaN is no JSON
+    return {"value": interval.value, **{key: None if math.isnan(end) else end for key, end in ends.items()}}  # NaN is no JSON

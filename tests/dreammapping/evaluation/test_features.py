@@ -120,7 +120,12 @@ def test_the_papers_models_have_short_names(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("cilp:x", "did you mean 'clip'"), ("clip", "names no model"), ("clip:./nowhere", "cannot load the CLIP model ./nowhere"), ("judge:./no", "no judge")],
+    [
+        ("cilp:x", "did you mean 'clip'"),
+        ("clip", "names no model"),
+        ("clip:./nowhere", "cannot load the CLIP model ./nowhere"),
+        ("judge:./no", "no judge"),
+    ],
 )
 def test_mistakes_are_told(name, message):
     with pytest.raises(DreamMappingError, match=message):

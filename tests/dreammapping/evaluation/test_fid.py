@@ -70,6 +70,9 @@ def test_few_pictures_give_too_much_and_the_same_source_says_how_much():
     few, many = frechet_distance(other[:40], source), frechet_distance(other, source)
     assert few > 20 * many
     assert same_source_distance(source, 40) == pytest.approx(few, rel=0.15)
+    halves = same_source_distance(source[:80], 40)
+    assert halves == pytest.approx(frechet_distance(source[:40], other[:40]), rel=0.3)
+    assert halves > 1.5 * frechet_distance(source[:40], source[:80])  # no picture stands on both sides
 
 
 def test_the_interval_draws_prompts_with_their_references():

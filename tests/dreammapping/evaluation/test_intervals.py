@@ -124,6 +124,8 @@ def test_only_pairs_count():
     first = {("mug", 0): 3.0, ("mug", 1): 5.0, ("chair", 0): 9.0}
     assert paired_interval(first, {("mug", 0): 1.0, ("mug", 1): 1.0, ("duck", 0): 4.0}).value == 3.0
     assert paired_interval(first, {("duck", 0): 4.0}) is None
+    both = paired_interval(first, {key: 1.0 for key in first})
+    assert both == mean_interval([[2.0, 4.0], [8.0]])  # a prompt's runs together
 
 
 def test_a_single_result_has_no_interval_and_the_same_seed_gives_the_same():

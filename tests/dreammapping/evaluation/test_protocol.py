@@ -32,7 +32,8 @@ def test_cameras_are_those_of_the_configs():
     embedded = OmegaConf.load(ROOT / "custom/dreammapping/configs/presets/embedded/random-camera-datamodule.yaml")
     paper = OmegaConf.load(ROOT / "custom/dreammapping/configs/vdm-gs.yaml")
     for name, data in (("embedded", embedded.data if "data" in embedded else embedded), ("paper", paper.data)):
-        assert load_protocol(name).deviations({key: data[key] for key in data if key in ("eval_elevation_deg", "eval_camera_distance", "eval_fovy_deg")}) == []
+        cameras = {key: data[key] for key in ("eval_elevation_deg", "eval_camera_distance", "eval_fovy_deg")}
+        assert load_protocol(name).deviations(cameras) == []
 
 
 def test_overrides_make_a_run_that_does_not_deviate():

@@ -57,7 +57,8 @@ def scorer(protocol, cache) -> Scorer:
 
 @pytest.fixture
 def runs(tmp_path) -> list:
-    made = [make_run(tmp_path / f"run{i}", prompt=p, seed=i, training_seconds=10.0 + i) for i, p in enumerate(["a red mug", "a red mug", "a blue chair"])]
+    prompts = ("a red mug", "a red mug", "a blue chair")
+    made = [make_run(tmp_path / f"run{i}", prompt=prompt, seed=i, training_seconds=10.0 + i) for i, prompt in enumerate(prompts)]
     return [asset for run in made for asset in find_assets(run)]
 
 
@@ -87,7 +88,8 @@ def test_many_assets_have_intervals_over_prompts_and_one_fid(scorer, judge_name,
     assert found["clip"][judge_name]["value"] == pytest.approx((sum(means[:2]) / 2 + means[2]) / 2)
     assert found["training_seconds"]["value"] == pytest.approx((10.5 + 12) / 2) and (found["assets"], found["prompts"]) == (3, 2)
     ours, theirs = torch.cat([one.features for one in measured]), torch.cat([scorer.references[p][0] for p in ("a red mug", "a blue chair")])
-    assert found["fid"]["value"] == pytest.approx(frechet_distance(ours, theirs)) and found["fid"]["pictures"] == 36 and found["fid"]["references"] == 10
+    assert found["fid"]["value"] == pytest.approx(frechet_distance(ours, theirs))
+    assert (found["fid"]["pictures"], found["fid"]["references"]) == (36, 10)
     assert found["fid"]["same_source"] > 0 and found["fid"]["same_source_pictures"] == 5
     gap = [one.scores["statistics"]["saturation"] - one.scores["reference_statistics"]["saturation"] for one in measured]
     assert found["statistics_minus_reference"]["saturation"]["value"] == pytest.approx((sum(gap[:2]) / 2 + gap[2]) / 2)
@@ -125,7 +127,8 @@ def test_without_references_there_is_no_fid(protocol, runs):
 @pytest.fixture
 def command(tmp_path, teacher, judge_name, cache):
     """Run with a small protocol; returns nothing, prints a lot."""
-    text = f"clip: ['{judge_name}']\nfid: '{judge_name}'\njudge: '{judge_name}'\nviews: 8\nimage_size: {SIDE}\nreference: {{teacher: '{teacher}', steps: 2, per_prompt: 3}}\n"
+    text = f"clip: ['{judge_name}']\nfid: '{judge_name}'\njudge: '{judge_name}'\nviews: 8\nimage_size: {SIDE}\n"
+    text += f"reference: {{teacher: '{teacher}', steps: 2, per_prompt: 3}}\n"
     (tmp_path / "small.yaml").write_text(text)
 
     def run(*arguments: object) -> None:
@@ -186,7 +189,11 @@ def test_the_preset_of_a_run_says_which_protocol(whole_run, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nowhere"], "there is no folder"), (["{run}/save/it7-test"], "--prompt TEXT"), (["{run}", "--output", "{run}/save/model_card.json/x"], "cannot write")],
+    [
+        (["nowhere"], "there is no folder"),
+        (["{run}/save/it7-test"], "--prompt TEXT"),
+        (["{run}", "--output", "{run}/save/model_card.json/x"], "cannot write"),
+    ],
 )
 def test_mistakes_are_one_message(command, whole_run, arguments, message):
     with pytest.raises(SystemExit) as ended:
