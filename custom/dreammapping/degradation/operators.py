@@ -29,6 +29,8 @@ class OperatorShape:
     """batch or group."""
     linear_init: str
     """ones (identity) or normal."""
+    stem: int | None = None
+    """U-Lite's channels at full resolution; None chooses."""
 
 
 OPERATORS: Registry[Callable[[OperatorShape], nn.Module]] = Registry("loss.operator")
@@ -86,7 +88,7 @@ class TimeConditioned(nn.Module):
 def nonlinear(shape: OperatorShape) -> nn.Module:
     """U-Lite, the paper's choice."""
     stages = choose_stages(shape.height, shape.width, shape.stages)
-    return ULite(shape.channels, stages, group_norm if shape.norm == "group" else batch_norm)
+    return ULite(shape.channels, stages, group_norm if shape.norm == "group" else batch_norm, shape.stem)
 
 
 @OPERATORS.register("nonlinear_noise")
@@ -110,14 +112,15 @@ def build_operator(
     norm: str = "batch",
     linear_init: str = "ones",
     time_steps: int | None = None,
+    width: int | None = None,
 ) -> nn.Module:
     """The operator called `name` for latents (C, h, w), on the CPU in float32, initialized from `generator`.
 
-    `time_steps` (the schedule's length) makes it depend on t. Raises ConfigError for an unknown name or sides it
-    cannot halve.
+    `time_steps` (the schedule's length) makes it depend on t. Raises ConfigError for an unknown name, sides it
+    cannot halve or a width that does not fit.
     """
     build = OPERATORS.get(name)
-    shape = OperatorShape(*latent_shape, stages=stages, norm=norm, linear_init=linear_init)
+    shape = OperatorShape(*latent_shape, stages=stages, norm=norm, linear_init=linear_init, stem=width)
     seed = int(torch.randint(2**62, (), generator=generator))
     with torch.random.fork_rng(devices=[]):  # layers initialize from the global generator; leave it as it was
         torch.manual_seed(seed)

@@ -26,24 +26,27 @@ class OperatorKind:
     """batch or group."""
     time_cond: bool = False
     """Whether M knows t."""
+    width: int | None = None
+    """U-Lite's channels at full resolution; None chooses by the latents."""
 
 
-KEYS = {"operator": "operator", "stages": "stages", "norm": "bn_mode", "time_cond": "m_time_cond"}
+KEYS = {"operator": "operator", "stages": "stages", "norm": "bn_mode", "time_cond": "m_time_cond", "width": "width"}
 """Of the kind, in the loss's block."""
 
 
 @dataclass
 class OperatorCard(PartCard):
-    """A pretrained operator's description; the last four fields are its OperatorKind."""
+    """A pretrained operator's description; the last five fields are its OperatorKind."""
 
     operator: str = "nonlinear"
     stages: int | None = None
     norm: str = "batch"
     time_cond: bool = False
+    width: int | None = None
 
     @property
     def kind(self) -> OperatorKind:
-        return OperatorKind(self.operator, self.stages, self.norm, self.time_cond)
+        return OperatorKind(self.operator, self.stages, self.norm, self.time_cond, self.width)
 
 
 def training_command(teacher: str, output: str = "build/operator") -> str:

@@ -79,9 +79,10 @@ def run(args: argparse.Namespace) -> None:
         stages=args.stages,
         norm=args.norm,
         time_steps=schedule.steps if args.time_cond else None,
+        width=args.width,
     ).to(device)
     clock, processor = time.monotonic(), time.process_time()
-    pairs, job = command.training_pairs(args, teacher, ("operator", "stages", "norm", "time_cond"), _say)
+    pairs, job = command.training_pairs(args, teacher, ("operator", "stages", "norm", "time_cond", "width"), _say)
     shown = pairs.subset(held_out=False)
 
     def loss(index):
@@ -101,6 +102,7 @@ def run(args: argparse.Namespace) -> None:
         stages=args.stages,
         norm=args.norm,
         time_cond=args.time_cond,
+        width=args.width,
     )
     save_operator(operator, card, args.output)
     _say(f"wrote {args.output}; {work} may be deleted. Use it: system.guidance.loss.psi_start={args.output}")
@@ -110,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.parser_for(__doc__)
     parser.add_argument("--operator", choices=OPERATORS.names(), default="nonlinear")
     parser.add_argument("--stages", type=int, help="U-Lite's halvings; chosen by the latents")
+    parser.add_argument("--width", type=int, help="U-Lite's channels at full resolution; chosen by the latents")
     parser.add_argument("--norm", choices=("batch", "group"), default="batch", help="group: loss.bn_mode groupnorm")
     parser.add_argument("--time-cond", action="store_true", help="let M know t (loss.m_time_cond)")
     return parser

@@ -65,6 +65,8 @@ class VDMSettings:
     """nonlinear (U-Lite), linear, nonlinear_noise: the paper's Figure 7."""
     stages: int | None = None
     """U-Lite's halvings; None: the paper's five, fewer if the latents are small."""
+    width: int | None = None
+    """U-Lite's channels at full resolution; None: the paper's 16, more if the latents have more than eight channels."""
     linear_init: Literal["ones", "normal"] = "ones"
     bn_mode: Literal["train", "eval", "groupnorm"] = "train"
     """Normalization in M: batch statistics always; running statistics for the residual; or GroupNorm."""
@@ -110,7 +112,8 @@ class VDM(ScoreLoss):
     def _operator(self, context: LossContext) -> torch.nn.Module:
         """M_psi as a run starts with it, on the CPU in float32."""
         s, teacher = self.settings, context.teacher
-        kind = OperatorKind(s.operator, s.stages, "group" if s.bn_mode == "groupnorm" else "batch", s.m_time_cond)
+        norm = "group" if s.bn_mode == "groupnorm" else "batch"
+        kind = OperatorKind(s.operator, s.stages, norm, s.m_time_cond, s.width)
         operator = build_operator(
             kind.operator,
             context.latent_shape,
@@ -119,6 +122,7 @@ class VDM(ScoreLoss):
             linear_init=s.linear_init,
             norm=kind.norm,
             time_steps=teacher.schedule.steps if kind.time_cond else None,
+            width=kind.width,
         )
         if s.psi_start is not None:
             start_operator(

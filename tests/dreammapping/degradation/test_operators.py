@@ -125,6 +125,34 @@ def test_ulite_learns_the_identity():
     assert loss.item() < 0.2
 
 
+@pytest.mark.parametrize(("channels", "width"), [(3, 16), (4, 16), (8, 16), (9, 24), (16, 32), (32, 64)])
+def test_its_width_is_the_published_one_or_twice_the_channels(channels, width):
+    assert ULite(channels, 1).stem.out_channels == width
+    assert ULite(channels, 1, width=40).stem.out_channels == 40
+
+
+def test_ulite_of_the_chosen_width_passes_many_channels_and_of_the_published_one_half_of_them():
+    errors = {}
+    for width in (None, 16):
+        operator = build_operator("nonlinear", (32, 4, 4), generator=generator(), width=width)
+        optimizer = torch.optim.Adam(operator.parameters(), lr=0.01)
+        g = generator(1)
+        for _ in range(200):
+            x = torch.randn(8, 32, 4, 4, generator=g)
+            loss = (operator(x) - x).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        errors[width] = loss.item()
+    assert errors[None] < 0.2 and errors[16] > 0.45, errors
+
+
+@pytest.mark.parametrize("width", [0, -8, 12])
+def test_a_width_that_does_not_fit_is_told(width):
+    with pytest.raises(ConfigError, match=f"loss.width is {width}; it must be a positive multiple of 8"):
+        build_operator("nonlinear", (4, 8, 8), generator=generator(), width=width)
+
+
 @pytest.mark.parametrize("side", [4, 8, 16, 32, 64, 96])
 def test_batch_statistics_exist_for_a_single_image(side):
     """Text to 2D trains one picture at a time; whatever its size, the innermost map must have more than one value."""

@@ -144,6 +144,7 @@ def vdm(folder, **options):
         ({}, {"bn_mode": "groupnorm"}, "norm 'batch' there, 'group' here.*change bn_mode"),
         ({}, {"m_time_cond": True}, "time_cond False there, True here.*change m_time_cond"),
         ({}, {"stages": 1}, "stages None there, 1 here"),
+        ({}, {"width": 32}, "width None there, 32 here"),
         ({"stages": 1}, {"stages": 1}, "cannot load .*operator.safetensors.*degradation.train"),
     ],
 )
