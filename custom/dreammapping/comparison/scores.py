@@ -1,0 +1,239 @@
+"""What the records say: scores of every asset, and of every method with intervals and paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..evaluation.clip_score import clip_scores
+from ..evaluation.features import Extractor
+from ..evaluation.fid import frechet_distance
+from ..evaluation.intervals import Interval, mean_interval, paired_interval, share_interval, statistic_interval
+from ..evaluation.janus import is_janus, share_of_right_views
+from ..evaluation.judge import Judge
+from ..evaluation.picture_statistics import NAMES as STATISTICS
+from .plan import Plan, Run
+from .prompts import words_of
+from .records import read_arrays
+from .runner import read_record
+
+RECOGNIZED = 0.5
+"""Share of the views in which the judge must see the right family for its answers on the front to mean something."""
+FID_DRAWS, FID_LENGTH = 200, 512
+"""Of the bootstrap; longer features (Inception's 2,048) would take hours, so their distance has no interval."""
+References = Callable[[str, str], "np.ndarray | None"]
+"""Name of a network, prompt -> features [M, D] of the teacher's samples."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One column."""
+
+    key: str
+    title: str
+    unit: str = ""
+    better: int = 0
+    """1: the more the better, -1: the less, 0: neither."""
+    rate: bool = False
+    """Values are 0 or 1."""
+    scale: float = 1.0
+    """From the value to what is shown."""
+    digits: int = 1
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One object, or the pictures of one prompt in one run."""
+
+    representation: str
+    method: str
+    prompt: str
+    seed: int
+    name: str
+    """Of the run."""
+    values: dict[str, float]
+    cost: dict[str, float]
+    features: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
+    place: tuple[int, int] = (0, 1)
+    """Which part of the run's strip shows it: its number, of how many."""
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        return self.prompt, self.seed
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that is known about a plan's runs."""
+
+    assets: list[Asset]
+    failed: dict[str, str]
+    missing: list[str]
+    facts: dict[str, dict[str, Any]]
+    """Of finished runs, by name."""
+
+
+METRICS = (
+    Metric("family", "family right", "%", 1, scale=100),
+    Metric("color", "color right", "%", 1, scale=100),
+    Metric("pattern", "pattern right", "%", 1, scale=100),
+    Metric("side", "side right", "%", 1, scale=100),
+    Metric("janus", "Janus rate", "%", -1, rate=True, scale=100),
+    *(Metric(f"statistics.{name}", name, digits=2) for name in STATISTICS),
+)
+COSTS = (
+    Metric("seconds", "training, s", "s", -1),
+    Metric("unet_forwards", "U-Net forwards", "", -1, digits=0),
+    Metric("unet_backwards", "U-Net backwards", "", -1, digits=0),
+    Metric("peak_gpu_memory_bytes", "GPU memory, GiB", "GiB", -1, scale=2**-30, digits=2),
+    Metric("primitives", "Gaussians", digits=0),
+)
+
+
+def metrics(networks: Sequence[Extractor]) -> list[Metric]:
+    """The columns: CLIP scores of those networks that read texts, then METRICS."""
+    return [*(Metric(f"clip.{network.name}", f"CLIP score ({network.name})", better=1) for network in networks if _reads(network)), *METRICS]
+
+
+# ---- of assets ----
+
+
+def collect(output: Path, runs: Sequence[Run], networks: Sequence[Extractor]) -> Results:
+    """Read the records of `runs` below `output` and ask the networks about them."""
+    assets, failed, missing, facts = [], {}, [], {}
+    texts: dict[tuple[str, str], torch.Tensor] = {}
+    for run in runs:
+        known = read_record(output, run.job)
+        if known is None:
+            missing.append(run.job.name)
+        elif "failure" in known:
+            failed[run.job.name] = known["failure"]
+        else:
+            facts[run.job.name] = known
+            assets += _assets(run, known, read_arrays(output, run.job), networks, texts)
+    return Results(assets, failed, missing, facts)
+
+
+def _assets(run: Run, facts: dict[str, Any], arrays: dict[str, np.ndarray], networks: Sequence[Extractor], texts: dict) -> list[Asset]:
+    count = len(run.prompts)
+    cost = {name: facts[name] for name in ("peak_gpu_memory_bytes", "primitives") if facts.get(name) is not None}
+    shared = {"seconds": "training_seconds", "unet_forwards": "unet_forwards", "unet_backwards": "unet_backwards"}
+    pictures = count * (facts["particles"] if run.representation == "2d" else 1)
+    cost |= {name: facts[key] / pictures for name, key in shared.items() if facts.get(key) is not None}
+    found = []
+    for number, prompt in enumerate(run.prompts):
+        part = {key: values[number * len(values) // count : (number + 1) * len(values) // count] for key, values in arrays.items()}
+        features = {key.removeprefix("features."): values for key, values in part.items() if key.startswith("features.")}
+        values = {key: float(rows.mean()) for key, rows in part.items() if key.startswith("statistics.")}
+        for network in networks:
+            if network.name in features:
+                values |= _asked(network, torch.from_numpy(features[network.name]).float(), prompt, run.representation, texts)
+        found.append(Asset(run.representation, run.method, prompt, run.seed, run.job.name, values, cost, features, (number, count)))
+    return found
+
+
+def _asked(network: Extractor, seen: torch.Tensor, prompt: str, kind: str, texts: dict) -> dict[str, float]:
+    """CLIP score, and the judge's answers."""
+    values: dict[str, float] = {}
+    if _reads(network):
+        if (network.name, prompt) not in texts:
+            texts[network.name, prompt] = network.text_features([prompt])[0]
+        values[f"clip.{network.name}"] = clip_scores(seen, texts[network.name, prompt]).mean().item()
+    judge = getattr(network, "judge", None)
+    if judge is not None and (words := words_of(prompt, judge.families, judge.colors, judge.patterns)) is not None:
+        values |= _answers(judge, seen, words, kind)
+    return values
+
+
+def _answers(judge: Judge, seen: torch.Tensor, words: tuple[str, str, str], kind: str) -> dict[str, float]:
+    names = {"family": judge.families, "color": judge.colors, "pattern": judge.patterns}
+    truth = {key: known.index(word) for (key, known), word in zip(names.items(), words)}
+    odds = {key: rows.cpu() for key, rows in judge.odds_of(seen, truth["family"]).items()}
+    values = {key: (odds[key].argmax(1) == index).float().mean().item() for key, index in truth.items()}
+    if kind != "2d":
+        around = odds["view"], torch.arange(len(seen)) * (360.0 / len(seen)), judge.views
+        if not math.isnan(side := share_of_right_views(*around)):
+            values["side"] = side
+        if values["family"] >= RECOGNIZED:
+            values["janus"] = float(is_janus(*around))
+    return values
+
+
+def _reads(network: Extractor) -> bool:
+    return not network.name.startswith("inception")
+
+
+# ---- of methods ----
+
+
+def groups_of(assets: Sequence[Asset], value: Callable[[Asset], float | None]) -> dict[tuple[str, int], float]:
+    """Values by prompt and seed, where there are any."""
+    return {asset.pair: number for asset in assets if (number := value(asset)) is not None}
+
+
+def interval(values: dict[tuple[str, int], float], rate: bool = False) -> Interval | None:
+    """Of the mean over prompts and seeds; None without values."""
+    groups: dict[str, list[float]] = {}
+    for (prompt, _), value in values.items():
+        groups.setdefault(prompt, []).append(value)
+    if not groups:
+        return None
+    return share_interval([[v > 0.5 for v in group] for group in groups.values()]) if rate else mean_interval(list(groups.values()))
+
+
+def summarize(plan: Plan, results: Results, columns: Sequence[Metric], references: References | None = None) -> list[dict[str, Any]]:
+    """A row for each representation and method: counts, every metric with its interval and its paired difference from the base, costs, distances.
+
+    Rows come in the plan's order; a method without finished runs has its counts alone.
+    """
+    rows = []
+    for kind in plan.representations:
+        base = [a for a in results.assets if (a.representation, a.method) == (kind, plan.base)]
+        for method in plan.methods:
+            own = [a for a in results.assets if (a.representation, a.method) == (kind, method)]
+            row: dict[str, Any] = {"representation": kind, "method": method, "assets": len(own), "values": {}, "differences": {}, "costs": {}}
+            for metric in columns:
+                mine, theirs = (groups_of(assets, lambda a, m=metric: a.values.get(m.key)) for assets in (own, base))
+                if (found := interval(mine, metric.rate)) is not None:
+                    row["values"][metric.key] = found
+                    if method != plan.base and (difference := paired_interval(mine, theirs)) is not None:
+                        row["differences"][metric.key] = difference
+            for metric in COSTS:
+                known = [a.cost[metric.key] for a in own if metric.key in a.cost]
+                if known:
+                    row["costs"][metric.key] = float(np.median(known))
+            row["distances"] = distances(own, references) if references else {}
+            rows.append(row)
+    return rows
+
+
+def distances(assets: Sequence[Asset], references: References) -> dict[str, Interval]:
+    """Frechet distance of all views of these assets from the teacher's samples for the same prompts, by network."""
+    found = {}
+    for name in dict.fromkeys(name for asset in assets for name in asset.features):
+        mine: dict[str, list[np.ndarray]] = {}
+        for asset in assets:
+            mine.setdefault(asset.prompt, []).append(asset.features[name])
+        theirs = {prompt: features for prompt in mine if (features := references(name, prompt)) is not None}
+        prompts = [prompt for prompt in mine if prompt in theirs]
+        if not prompts:
+            continue
+        views = [np.concatenate(mine[prompt]).astype(np.float64) for prompt in prompts]
+        samples = [np.asarray(theirs[prompt], np.float64) for prompt in prompts]
+
+        def distance(drawn: Sequence[Sequence[float]]) -> float:
+            chosen = [int(number) for group in drawn for number in group]
+            return frechet_distance(np.concatenate([views[i] for i in chosen]), np.concatenate([samples[i] for i in chosen]))
+
+        numbers = [[float(i)] for i in range(len(prompts))]
+        if views[0].shape[1] > FID_LENGTH or len(prompts) < 2:
+            found[name] = Interval(distance(numbers), math.nan, math.nan)
+        else:
+            found[name] = statistic_interval(numbers, distance, draws=FID_DRAWS)
+    return found
