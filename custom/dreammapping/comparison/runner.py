@@ -114,6 +114,8 @@ def start_worker(begin: Callable[[], None]) -> None:
     """Prepare this process; it ends when the one that started it does, even if that was killed."""
     threading.Thread(target=_follow_parent, daemon=True).start()
     torch.set_num_threads(1)
+    extension = __name__.removesuffix(".comparison.runner")  # launch.py knows it as dreammapping; its classes must not be there twice
+    sys.modules.setdefault("dreammapping", sys.modules[extension])
     begin()
 
 
