@@ -46,13 +46,6 @@ def test_it_is_the_formula_with_scipys_root(first, second, width):
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
-def test_it_is_pytorch_fids():
-    theirs = pytest.importorskip("pytorch_fid.fid_score").calculate_frechet_distance
-    a, b = features(90, 16, 1).numpy(), features(70, 16, 2, shift=0.4).numpy()
-    expected = theirs(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
-
-
 def test_by_hand():
     line = torch.tensor([[-1.0], [1.0]])  # variance 2
     assert frechet_distance(line, 3 * line + 5) == pytest.approx(25 + 2 + 18 - 2 * 6)
