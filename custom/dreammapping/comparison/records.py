@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,10 +22,12 @@ from torch import Tensor
 from ..errors import DreamMappingError
 from ..evaluation.features import Extractor, load_extractor
 from ..evaluation.picture_statistics import picture_statistics
-from ..evaluation.protocol import Protocol
 from ..files import write_atomic
 from .plan import ROOT
 from .runner import Job
+
+if TYPE_CHECKING:
+    from ..evaluation.protocol import Protocol
 
 STRIP_VIEWS, STRIP_SIDE = 8, 128
 FACTS = ("training_seconds", "steps", "primitives", "device", "peak_gpu_memory_bytes", "unet_forwards", "unet_backwards", "preset", "teacher")

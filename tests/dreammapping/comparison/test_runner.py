@@ -12,9 +12,8 @@ import pytest
 from dreammapping.comparison.runner import Craft, Job, Limits, finished, read_record, record_of, run_all, work, write_record
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.append(str(Path(__file__).parent))
 
-import quick  # noqa: E402
+import quick
 
 CRAFT = quick.CRAFT
 
