@@ -42,7 +42,7 @@ def load_part(cls: type[P], source: Source, part: str, **options: Any) -> P:
     """`cls.from_pretrained(location, subfolder=part)`; TeacherError names a part that is missing or damaged."""
     folder = Path(source.location) / part
     if folder.is_dir() and "use_safetensors" in options:
-        options["variant"] = _variant(folder)
+        options["variant"] = only_variant(folder)
     with _problems_named(source, part):
         return cls.from_pretrained(source.location, subfolder=part, **options)
 
@@ -89,7 +89,7 @@ def _problems_named(source: Source, part: str) -> Iterator[None]:
         ) from problem
 
 
-def _variant(folder: Path) -> str | None:
+def only_variant(folder: Path) -> str | None:
     """`fp16` if the folder holds only the half-precision copy of its weights."""
     names = [file.name for file in folder.glob("*.safetensors")]
     return "fp16" if names and all(".fp16." in name or ".fp16-" in name for name in names) else None

@@ -48,7 +48,7 @@ def test_clip_features_are_openais_recipe(folder, pictures):
     expected = model(input_ids=torch.tensor([[0, 1]]), pixel_values=pixels).image_embeds
     seen = load_extractor(f"clip:{folder}").features(pictures)
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5)
-    assert (seen[0] - seen[1]).abs().max() > 0.05  # the network sees a difference
+    assert (seen[0] - seen[1]).abs().max() > 0.01  # the network sees a difference
 
 
 def test_scores_are_torchmetrics(folder, pictures):
@@ -206,10 +206,7 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch):
 
 
 def test_fid_of_inception_is_torchmetrics(tmp_path, monkeypatch):
-    """torch-fidelity's real network with random weights, by torchmetrics and by us, on the same pictures.
-
-    With 6 pictures 2,043 of 2,048 eigenvalues are rounding errors, of which torchmetrics adds the roots: hence its last per cent.
-    """
+    """torch-fidelity's real network with random weights, by torchmetrics and by us, on the same pictures."""
     network = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", exc_type=ImportError).FeatureExtractorInceptionV3
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -225,10 +222,11 @@ def test_fid_of_inception_is_torchmetrics(tmp_path, monkeypatch):
     ours = load_extractor(f"inception:{tmp_path / 'weights.pth'}")
     generator = torch.Generator().manual_seed(1)
     first, second = (torch.randint(0, top, (6, 32, 32, 3), generator=generator) for top in (256, 128))
-    metric = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(tmp_path / "weights.pth")).set_dtype(torch.float64)
+    original = {"antialias": False}  # resizing as FID was defined; torchmetrics' own default is another
+    metric = FrechetInceptionDistance(2048, **original, feature_extractor_weights_path=str(tmp_path / "weights.pth")).set_dtype(torch.float64)
     metric.update(first.byte().permute(0, 3, 1, 2), real=True)
     metric.update(second.byte().permute(0, 3, 1, 2), real=False)
     found = frechet_distance(ours.features(second.float() / 255), ours.features(first.float() / 255))
     theirs = metric.inception(first.byte().permute(0, 3, 1, 2))
     torch.testing.assert_close(ours.features(first.float() / 255), theirs.float(), rtol=1e-4, atol=1e-4)
-    assert found == pytest.approx(metric.compute().item(), rel=0.02) and found > 1.0
+    assert found == pytest.approx(metric.compute().item(), rel=1e-3) and found > 1.0
