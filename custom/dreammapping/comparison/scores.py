@@ -27,8 +27,8 @@ RECOGNIZED = 0.5
 """Share of the views in which the judge must see the right family for its answers on the front to mean something."""
 FID_DRAWS, FID_LENGTH = 200, 512
 """Of the bootstrap; longer features (Inception's 2,048) would take hours, so their distance has no interval."""
-References = Callable[[str, str], "np.ndarray | None"]
-"""Name of a network, prompt -> features [M, D] of the teacher's samples."""
+TEACHER = "the teacher's samples"
+"""Name of the row beside the methods, if there are samples."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,17 @@ def _assets(run: Run, facts: dict[str, Any], arrays: dict[str, np.ndarray], netw
         values = {key: float(rows.mean()) for key, rows in part.items() if key.startswith("statistics.")}
         for network in networks:
             if network.name in features:
-                values |= _asked(network, torch.from_numpy(features[network.name]).float(), prompt, run.representation, texts)
+                values |= asked(network, rows_of(features[network.name]), prompt, run.representation, texts)
         found.append(Asset(run.representation, run.method, prompt, run.seed, run.job.name, values, cost, features, (number, count)))
     return found
 
 
-def _asked(network: Extractor, seen: torch.Tensor, prompt: str, kind: str, texts: dict) -> dict[str, float]:
+def rows_of(stored: np.ndarray) -> torch.Tensor:
+    """Features as the networks gave them, of what a record keeps."""
+    return torch.from_numpy(stored).float()
+
+
+def asked(network: Extractor, seen: torch.Tensor, prompt: str, kind: str, texts: dict) -> dict[str, float]:
     """CLIP score, and the judge's answers."""
     values: dict[str, float] = {}
     if _reads(network):
@@ -187,40 +192,44 @@ def interval(values: dict[tuple[str, int], float], rate: bool = False) -> Interv
     return share_interval([[v > 0.5 for v in group] for group in groups.values()]) if rate else mean_interval(list(groups.values()))
 
 
-def summarize(plan: Plan, results: Results, columns: Sequence[Metric], references: References | None = None) -> list[dict[str, Any]]:
+def summarize(plan: Plan, results: Results, columns: Sequence[Metric], teacher: Sequence[Asset] = ()) -> list[dict[str, Any]]:
     """A row for each representation and method: counts, every metric with its interval and its paired difference from the base, costs, distances.
 
-    Rows come in the plan's order; a method without finished runs has its counts alone.
+    Rows come in the plan's order; a method without finished runs has its counts alone. `teacher`: `teacher_assets`, for distances and a row.
     """
     rows = []
     for kind in plan.representations:
         base = [a for a in results.assets if (a.representation, a.method) == (kind, plan.base)]
         for method in plan.methods:
             own = [a for a in results.assets if (a.representation, a.method) == (kind, method)]
-            row: dict[str, Any] = {"representation": kind, "method": method, "assets": len(own), "values": {}, "differences": {}, "costs": {}}
-            for metric in columns:
-                mine, theirs = (groups_of(assets, lambda a, m=metric: a.values.get(m.key)) for assets in (own, base))
-                if (found := interval(mine, metric.rate)) is not None:
-                    row["values"][metric.key] = found
-                    if method != plan.base and (difference := paired_interval(mine, theirs)) is not None:
-                        row["differences"][metric.key] = difference
-            for metric in COSTS:
-                known = [a.cost[metric.key] for a in own if metric.key in a.cost]
-                if known:
-                    row["costs"][metric.key] = float(np.median(known))
-            row["distances"] = distances(own, references) if references else {}
-            rows.append(row)
+            rows.append(_summary(kind, method, own, [] if method == plan.base else base, columns) | {"distances": distances(own, teacher)})
+        if teacher:
+            rows.append(_summary(kind, TEACHER, teacher, [], columns) | {"distances": {}})
     return rows
 
 
-def distances(assets: Sequence[Asset], references: References) -> dict[str, Interval]:
+def _summary(kind: str, method: str, own: Sequence[Asset], base: Sequence[Asset], columns: Sequence[Metric]) -> dict[str, Any]:
+    row: dict[str, Any] = {"representation": kind, "method": method, "assets": len(own), "values": {}, "differences": {}, "costs": {}}
+    for metric in columns:
+        mine, theirs = (groups_of(assets, lambda a, m=metric: a.values.get(m.key)) for assets in (own, base))
+        if (found := interval(mine, metric.rate)) is not None:
+            row["values"][metric.key] = found
+            if (difference := paired_interval(mine, theirs)) is not None:
+                row["differences"][metric.key] = difference
+    for metric in COSTS:
+        if known := [a.cost[metric.key] for a in own if metric.key in a.cost]:
+            row["costs"][metric.key] = float(np.median(known))
+    return row
+
+
+def distances(assets: Sequence[Asset], teacher: Sequence[Asset]) -> dict[str, Interval]:
     """Frechet distance of all views of these assets from the teacher's samples for the same prompts, by network."""
     found = {}
     for name in dict.fromkeys(name for asset in assets for name in asset.features):
         mine: dict[str, list[np.ndarray]] = {}
         for asset in assets:
             mine.setdefault(asset.prompt, []).append(asset.features[name])
-        theirs = {prompt: features for prompt in mine if (features := references(name, prompt)) is not None}
+        theirs = {sample.prompt: sample.features[name] for sample in teacher if name in sample.features}
         prompts = [prompt for prompt in mine if prompt in theirs]
         if not prompts:
             continue

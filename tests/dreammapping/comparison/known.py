@@ -76,8 +76,8 @@ def harvest(job: Job, run: Path, record: Path) -> dict[str, Any]:
 CRAFT = Craft(harvest, train=quick.train, start=quick.CRAFT.start)
 
 
-def report_of(plan: Plan, output: Path, references: Any = None) -> Report:
+def report_of(plan: Plan, output: Path, teacher: Any = ()) -> Report:
     network = Network()
     results = collect(output, runs(plan), [network])
     columns = metrics([network])
-    return Report(plan, {"name": "known", "views": VIEWS}, results, summarize(plan, results, columns, references), columns, output)
+    return Report(plan, {"name": "known", "views": VIEWS}, results, summarize(plan, results, columns, teacher), columns, output)
