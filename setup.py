@@ -27,7 +27,8 @@ REQUIRED = [
 ]
 EXTRAS = {
     "gpu": ["ninja>=1.11"],
-    "dev": ["pytest>=8.0", "ruff>=0.5"],
+    # PySide6-Addons: a browser for the test of the comparison's report; later versions come without it
+    "dev": ["pytest>=8.0", "ruff>=0.5", "PySide6-Addons>=6.6,<6.9; python_version < '3.14'"],
     "interop": ["opencv-python-headless>=4.8", "einops>=0.7", "typeguard>=4.0", "tensorboardX>=2.6"],
 }
 

@@ -49,7 +49,7 @@ ENVIRONMENT = {
 
 def main(page: str, scripts: list[str], screenshot: str | None) -> None:
     from PySide6.QtCore import QTimer, QUrl
-    from PySide6.QtWebEngineCore import QWebEnginePage, QWebEngineUrlRequestInterceptor
+    from PySide6.QtWebEngineCore import QWebEnginePage, QWebEngineSettings, QWebEngineUrlRequestInterceptor
     from PySide6.QtWebEngineWidgets import QWebEngineView
     from PySide6.QtWidgets import QApplication
 
@@ -67,6 +67,8 @@ def main(page: str, scripts: list[str], screenshot: str | None) -> None:
     view, watch = QWebEngineView(), Watch()
     tab = Page(view)
     view.setPage(tab)
+    # so that what a file asks of a server is seen
+    tab.settings().setAttribute(QWebEngineSettings.WebAttribute.LocalContentCanAccessRemoteUrls, True)
     tab.profile().setUrlRequestInterceptor(watch)
     view.resize(1500, 1400)
     view.show()
