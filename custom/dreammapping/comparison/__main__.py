@@ -17,11 +17,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..evaluation.features import Extractor, load_extractor
+import torch
+
 from ..evaluation.protocol import Protocol, load_protocol
 from . import records
 from .choose import write_choices
+from .look import load_look
 from .plan import Plan, Run, load_plan, runs
+from .references import teacher_assets
 from .report import write_report
 from .report.content import Report
 from .runner import Craft, Limits, run_all
@@ -71,11 +74,15 @@ def compare(args: argparse.Namespace) -> None:
         print("\n".join(run.job.name for run in wanted))
         return
     output = args.output.resolve()
-    networks = [load_extractor(name) for name in protocol.features]  # what is missing is found before anything runs
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    look = load_look(protocol, device)  # what is missing is found before anything runs
     if not args.report:
-        craft = Craft(records.harvest, partial(records.begin, list(protocol.features)))
+        craft = Craft(records.harvest, partial(records.begin, protocol))
         run_all([run.job for run in wanted], output, craft, Limits(args.workers, args.minutes, args.grace, args.keep_trials))
-    report = make_report(plan, protocol, wanted, output, networks)
+    results = collect(output, wanted, look)
+    drawn = teacher_assets([p for p in plan.prompts if any(asset.prompt == p for asset in results.assets)], look, device)
+    told = {key: value for key, value in dataclasses.asdict(protocol).items() if key not in ("prompts", "seeds")}  # the plan's count
+    report = Report(plan, told, results, summarize(plan, results, look, drawn), metrics(look), output)
     for path in write_report(output, report):
         print(path)
     if args.choose:
@@ -83,17 +90,9 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def planned(plan: Plan, protocol: Protocol) -> list[Run]:
-    """The plan's runs, which look at their results as the protocol says."""
-    of = {kind: [*records.views_of(protocol, kind), *plan.of.get(kind, [])] for kind in plan.representations}
+    """The plan's runs, which show their objects as the protocol says; pictures have the teacher's size and no views."""
+    of = {kind: [*(protocol.overrides() if kind != "2d" else []), *plan.of.get(kind, [])] for kind in plan.representations}
     return runs(dataclasses.replace(plan, of=of))
-
-
-def make_report(plan: Plan, protocol: Protocol, wanted: Sequence[Run], output: Path, networks: Sequence[Extractor]) -> Report:
-    """All scores, from the records."""
-    results = collect(output, wanted, networks)
-    columns = metrics(networks)
-    rows = summarize(plan, results, columns)
-    return Report(plan, dataclasses.asdict(protocol), results, rows, columns, output)
 
 
 if __name__ == "__main__":

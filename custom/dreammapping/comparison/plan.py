@@ -18,6 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ..errors import ConfigError, suggest
+from ..evaluation.protocol import load_protocol
 from ..settings import parse_settings
 from ..system.prompts import read_prompts
 from .runner import Job
@@ -64,11 +65,13 @@ class Plan:
     """A comparison."""
 
     title: str
-    prompts: list[str] | PromptFile
     methods: list[str] | dict[str, Method] | Literal["all"]
     """Names of losses; or lines of the tables by name; or all losses that have a config for each representation."""
     representations: list[Literal["2d", "gs", "nerf"]]
-    seeds: list[int]
+    prompts: list[str] | PromptFile | None = None
+    """None: the protocol's."""
+    seeds: Optional[list[int]] = None
+    """None: the protocol's."""
     about: str = ""
     """What a reader of the report must know."""
     base: str = ""
@@ -95,11 +98,11 @@ class Plan:
         if sorted(self.order) != sorted(AXES):
             raise ConfigError(f"order is {self.order}; it must have each of {', '.join(AXES)} once")
         for name in ("seeds", "representations", "prompts", "methods"):
-            if not getattr(self, name):
+            if getattr(self, name) is not None and not getattr(self, name):
                 raise ConfigError(f"{name} is empty; there would be nothing to run")
         if self.prompts_per_run < 1 or self.particles < 1:
             raise ConfigError("prompts_per_run and particles must be at least 1")
-        if repeated := {seed for seed in self.seeds if self.seeds.count(seed) > 1}:
+        if repeated := {seed for seed in self.seeds or [] if self.seeds.count(seed) > 1}:
             raise ConfigError(f"seeds has {', '.join(map(str, repeated))} twice; every run is made once")
 
 
@@ -123,13 +126,16 @@ def load_plan(path: str | Path) -> Plan:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} holds no plan; it must be a block of keys, see docs/comparison.md")
     plan = parse_settings(Plan, content, path.name)
-    prompts = _prompts(plan.prompts, path)
+    protocol = load_protocol(plan.protocol)
+    prompts = _prompts(list(protocol.prompts) if plan.prompts is None else plan.prompts, path)
+    seeds = list(protocol.seeds) if plan.seeds is None else plan.seeds
     methods = _with_choices(_methods(plan, path), plan, path)
     methods = _with_variants(methods, plan)
     base = plan.base or next(iter(methods))
     if base not in methods:
         raise ConfigError(f"{path.name}.base is {base!r}, which is no method; {suggest(base, methods)}")
-    return parse_settings(Plan, {**plan.__dict__, "prompts": prompts, "methods": methods, "base": base, "variants": {}, "choices": None}, path.name)
+    found = {"prompts": prompts, "seeds": seeds, "methods": methods, "base": base, "variants": {}, "choices": None}
+    return parse_settings(Plan, {**plan.__dict__, **found}, path.name)
 
 
 def runs(plan: Plan) -> list[Run]:
@@ -180,7 +186,9 @@ def _prompts(given: list[str] | PromptFile, path: Path) -> list[str]:
     else:
         prompts = read_prompts(str(path.parent / given.file))[given.first :][: given.count]
         if not prompts or (given.count and len(prompts) < given.count):
-            raise ConfigError(f"{path.name}.prompts asks for {given.count or 'all'} prompts of {given.file} from {given.first}; there are {len(prompts)}")
+            raise ConfigError(
+                f"{path.name}.prompts asks for {given.count or 'all'} prompts of {given.file} from {given.first}; there are {len(prompts)}"
+            )
     if repeated := [prompt for prompt in dict.fromkeys(prompts) if prompts.count(prompt) > 1]:
         raise ConfigError(f"{path.name}.prompts has {repeated[0]!r} twice; every run is made once")
     return prompts
@@ -192,7 +200,10 @@ def _methods(plan: Plan, path: Path) -> dict[str, Method]:
     methods = names if isinstance(names, dict) else {name: Method(name) for name in names}
     for name, method in methods.items():
         if method.loss not in able:
-            raise ConfigError(f"{path.name}.methods.{name} has the loss {method.loss!r}, which has no config for {plan.representations}; {suggest(method.loss, able)}")
+            raise ConfigError(
+                f"{path.name}.methods.{name} has the loss {method.loss!r}, which has no config for {', '.join(plan.representations)}; "
+                f"{suggest(method.loss, able)}"
+            )
     return methods
 
 

@@ -7,12 +7,9 @@ run, prompt by prompt. NAME.jpg shows up to `STRIP_VIEWS` views of an object, or
 from __future__ import annotations
 
 import io
-import json
 import os
-import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,64 +17,41 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import DreamMappingError
-from ..evaluation.features import Extractor, load_extractor
+from ..evaluation.assets import find_assets, read_pictures
 from ..evaluation.picture_statistics import picture_statistics
+from ..evaluation.protocol import Protocol
 from ..files import write_atomic
+from .look import Look, load_look
 from .plan import ROOT
 from .runner import Job
-
-if TYPE_CHECKING:
-    from ..evaluation.protocol import Protocol
 
 STRIP_VIEWS, STRIP_SIDE = 8, 128
 FACTS = ("training_seconds", "steps", "primitives", "device", "peak_gpu_memory_bytes", "unet_forwards", "unet_backwards", "preset", "teacher")
 """What is taken from the model card."""
-_networks: list[Extractor] = []
+_looks: list[Look] = []
 
 
-def begin(networks: Sequence[str]) -> None:
+def begin(protocol: Protocol) -> None:
     """Load what every run of this process is looked at with."""
     os.chdir(ROOT)  # where the configs and load/ are
     import launch
 
     launch.select_gpus(None)  # before the networks ask CUDA
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    _networks[:] = [load_extractor(name, device) for name in networks]
-
-
-def views_of(protocol: Protocol, kind: str) -> list[str]:
-    """Overrides that make a run look at its result as the protocol says; pictures have the teacher's size and no views."""
-    if kind == "2d":
-        return []
-    return [
-        f"data.n_test_views={protocol.views + 1}",  # the last repeats the first
-        f"data.eval_height={protocol.image_size}", f"data.eval_width={protocol.image_size}", f"data.eval_elevation_deg={protocol.elevation}",
-    ]  # fmt: skip
+    _looks[:] = [load_look(protocol, "cuda" if torch.cuda.is_available() else "cpu")]
 
 
 def harvest(job: Job, run: Path, record: Path) -> dict[str, Any]:
     """Look at a finished run's last views and write `record`.npz and .jpg; facts of its card."""
-    card = json.loads((run / "save" / "model_card.json").read_text(encoding="utf-8"))
-    images = last_views(run, job.about["representation"])
-    kept = {f"features.{network.name}": network.features(images).half().numpy() for network in _networks}
+    look, kind = _looks[0], job.about["representation"]
+    found = find_assets(run)
+    images = torch.cat([read_pictures(asset.pictures, look.protocol.image_size, look.protocol.background) for asset in found])
+    kept = {f"features.{name}": network.features(images).half().numpy() for name, network in look.networks.items()}
     kept |= {f"statistics.{name}": values.float().numpy() for name, values in picture_statistics(images).items()}
     buffer = io.BytesIO()
     np.savez(buffer, **kept)
     write_atomic(Path(f"{record}.npz"), buffer.getvalue())
-    write_atomic(Path(f"{record}.jpg"), strip(images, None if job.about["representation"] == "2d" else STRIP_VIEWS))
-    return {key: card.get(key) for key in FACTS}
-
-
-def last_views(run: Path, kind: str) -> Tensor:
-    """[N, H, W, 3] in [0, 1]: the turntable without the view that repeats the first, or the pictures in their order."""
-    suffix = "pictures" if kind == "2d" else "test"
-    folders = {int(found[1]): path for path in (run / "save").iterdir() if (found := re.fullmatch(rf"it(\d+)-{suffix}", path.name))}
-    if not folders:
-        raise DreamMappingError(f"{run} has no last views: save/it*-{suffix} is missing")
-    paths = sorted(folders[max(folders)].glob("*.png"), key=_number)
-    if kind != "2d":
-        paths = paths[:-1]
-    return torch.from_numpy(np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])).float() / 255
+    write_atomic(Path(f"{record}.jpg"), strip(images, None if kind == "2d" else STRIP_VIEWS))
+    return {key: found[0].card.get(key) for key in FACTS}
 
 
 def strip(images: Tensor, count: int | None) -> bytes:
@@ -104,8 +78,3 @@ def read_arrays(output: Path, job: Job) -> dict[str, np.ndarray]:
     except (OSError, ValueError, KeyError) as problem:
         raise DreamMappingError(f"{path} cannot be read ({problem}); delete {job.name}.json beside it to make the run again") from problem
 
-
-def _number(path: Path) -> tuple[int, ...]:
-    """Of 12.png, and of 03-a_red_mug-1.png: the picture's number, then the particle's."""
-    found = re.fullmatch(r"(\d+)(?:-.*?(?:-(\d+))?)?", path.stem)
-    return (int(found[1]), int(found[2] or 0)) if found else (-1, 0)

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from PIL import Image
 
-from ..evaluation.features import Extractor
+from ..evaluation.assets import read_pictures
 from ..evaluation.picture_statistics import picture_statistics
-from .scores import TEACHER, Asset, asked, rows_of
+from ..evaluation.reference_samples import reference_samples
+from .look import Look
+from .scores import TEACHER, Asset, Texts, asked
 
 
-def teacher_assets(samples: Mapping[str, Sequence[Path]], networks: Sequence[Extractor]) -> list[Asset]:
-    """For each prompt its samples, as if they were pictures of a method called TEACHER; `samples` is what `reference_samples` returns."""
-    found = []
-    texts: dict[tuple[str, str], torch.Tensor] = {}
-    for prompt, paths in samples.items():
-        images = torch.from_numpy(np.stack([_opened(path) for path in paths])).float() / 255
+def teacher_assets(prompts: Sequence[str], look: Look, device: torch.device | str = "cpu") -> list[Asset]:
+    """For each prompt its samples, as if they were pictures of a method called TEACHER; none if the protocol asks for none.
+
+    Samples that are not in the cache are drawn on `device`.
+    """
+    if look.protocol.reference is None:
+        return []
+    found, texts = [], Texts()
+    for prompt, paths in reference_samples(prompts, look.protocol.reference, device, report=print).items():
+        images = read_pictures(paths, look.protocol.image_size, look.protocol.background)
         values = {f"statistics.{name}": rows.mean().item() for name, rows in picture_statistics(images).items()}
-        features = {network.name: network.features(images).half().numpy() for network in networks}
-        for network in networks:
-            values |= asked(network, rows_of(features[network.name]), prompt, "2d", texts)
-        found.append(Asset("2d", TEACHER, prompt, 0, "", values, {}, features))
+        features = {name: network.features(images).half().numpy() for name, network in look.networks.items()}
+        found.append(Asset("2d", TEACHER, prompt, 0, "", values | asked(look, features, prompt, "2d", texts), {}, features))
     return found
-
-
-def _opened(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from ..evaluation.clip_score import clip_scores
-from ..evaluation.features import Extractor
 from ..evaluation.fid import frechet_distance
 from ..evaluation.intervals import Interval, mean_interval, paired_interval, share_interval, statistic_interval
 from ..evaluation.janus import is_janus, share_of_right_views
 from ..evaluation.judge import Judge
 from ..evaluation.picture_statistics import NAMES as STATISTICS
+from .look import Look
 from .plan import Plan, Run
 from .prompts import words_of
 from .records import read_arrays
@@ -27,6 +27,8 @@ RECOGNIZED = 0.5
 """Share of the views in which the judge must see the right family for its answers on the front to mean something."""
 FID_DRAWS, FID_LENGTH = 200, 512
 """Of the bootstrap; longer features (Inception's 2,048) would take hours, so their distance has no interval."""
+Texts = dict[tuple[str, str], torch.Tensor]
+"""Network and prompt -> the text's features."""
 TEACHER = "the teacher's samples"
 """Name of the row beside the methods, if there are samples."""
 
@@ -96,18 +98,18 @@ COSTS = (
 )
 
 
-def metrics(networks: Sequence[Extractor]) -> list[Metric]:
-    """The columns: CLIP scores of those networks that read texts, then METRICS."""
-    return [*(Metric(f"clip.{network.name}", f"CLIP score ({network.name})", better=1) for network in networks if _reads(network)), *METRICS]
+def metrics(look: Look) -> list[Metric]:
+    """The columns: the protocol's CLIP scores, then METRICS."""
+    return [*(Metric(f"clip.{name}", f"CLIP score ({name})", better=1) for name in look.protocol.clip), *METRICS]
 
 
 # ---- of assets ----
 
 
-def collect(output: Path, runs: Sequence[Run], networks: Sequence[Extractor]) -> Results:
+def collect(output: Path, runs: Sequence[Run], look: Look) -> Results:
     """Read the records of `runs` below `output` and ask the networks about them."""
     assets, failed, missing, facts = [], {}, [], {}
-    texts: dict[tuple[str, str], torch.Tensor] = {}
+    texts: Texts = {}
     for run in runs:
         known = read_record(output, run.job)
         if known is None:
@@ -116,11 +118,11 @@ def collect(output: Path, runs: Sequence[Run], networks: Sequence[Extractor]) ->
             failed[run.job.name] = known["failure"]
         else:
             facts[run.job.name] = known
-            assets += _assets(run, known, read_arrays(output, run.job), networks, texts)
+            assets += _assets(run, known, read_arrays(output, run.job), look, texts)
     return Results(assets, failed, missing, facts)
 
 
-def _assets(run: Run, facts: dict[str, Any], arrays: dict[str, np.ndarray], networks: Sequence[Extractor], texts: dict) -> list[Asset]:
+def _assets(run: Run, facts: dict[str, Any], arrays: dict[str, np.ndarray], look: Look, texts: Texts) -> list[Asset]:
     count = len(run.prompts)
     cost = {name: facts[name] for name in ("peak_gpu_memory_bytes", "primitives") if facts.get(name) is not None}
     shared = {"seconds": "training_seconds", "unet_forwards": "unet_forwards", "unet_backwards": "unet_backwards"}
@@ -131,28 +133,23 @@ def _assets(run: Run, facts: dict[str, Any], arrays: dict[str, np.ndarray], netw
         part = {key: values[number * len(values) // count : (number + 1) * len(values) // count] for key, values in arrays.items()}
         features = {key.removeprefix("features."): values for key, values in part.items() if key.startswith("features.")}
         values = {key: float(rows.mean()) for key, rows in part.items() if key.startswith("statistics.")}
-        for network in networks:
-            if network.name in features:
-                values |= asked(network, rows_of(features[network.name]), prompt, run.representation, texts)
+        values |= asked(look, features, prompt, run.representation, texts)
         found.append(Asset(run.representation, run.method, prompt, run.seed, run.job.name, values, cost, features, (number, count)))
     return found
 
 
-def rows_of(stored: np.ndarray) -> torch.Tensor:
-    """Features as the networks gave them, of what a record keeps."""
-    return torch.from_numpy(stored).float()
-
-
-def asked(network: Extractor, seen: torch.Tensor, prompt: str, kind: str, texts: dict) -> dict[str, float]:
-    """CLIP score, and the judge's answers."""
+def asked(look: Look, features: dict[str, np.ndarray], prompt: str, kind: str, texts: Texts) -> dict[str, float]:
+    """CLIP scores and the judge's answers, from the features [V, D] of one asset's views by network. `texts` keeps what was embedded."""
     values: dict[str, float] = {}
-    if _reads(network):
-        if (network.name, prompt) not in texts:
-            texts[network.name, prompt] = network.text_features([prompt])[0]
-        values[f"clip.{network.name}"] = clip_scores(seen, texts[network.name, prompt]).mean().item()
-    judge = getattr(network, "judge", None)
-    if judge is not None and (words := words_of(prompt, judge.families, judge.colors, judge.patterns)) is not None:
-        values |= _answers(judge, seen, words, kind)
+    seen = {name: torch.from_numpy(rows).float() for name, rows in features.items()}
+    for name in look.protocol.clip:
+        if (name, prompt) not in texts:
+            texts[name, prompt] = look.networks[name].text_features([look.text(prompt)])[0]
+        values[f"clip.{name}"] = clip_scores(seen[name], texts[name, prompt]).mean().item()
+    if look.protocol.judge:
+        judge = look.networks[look.protocol.judge].judge
+        if (words := words_of(prompt, judge.families, judge.colors, judge.patterns)) is not None:
+            values |= _answers(judge, seen[look.protocol.judge], words, kind)
     return values
 
 
@@ -168,10 +165,6 @@ def _answers(judge: Judge, seen: torch.Tensor, words: tuple[str, str, str], kind
         if values["family"] >= RECOGNIZED:
             values["janus"] = float(is_janus(*around))
     return values
-
-
-def _reads(network: Extractor) -> bool:
-    return not network.name.startswith("inception")
 
 
 # ---- of methods ----
@@ -192,17 +185,18 @@ def interval(values: dict[tuple[str, int], float], rate: bool = False) -> Interv
     return share_interval([[v > 0.5 for v in group] for group in groups.values()]) if rate else mean_interval(list(groups.values()))
 
 
-def summarize(plan: Plan, results: Results, columns: Sequence[Metric], teacher: Sequence[Asset] = ()) -> list[dict[str, Any]]:
+def summarize(plan: Plan, results: Results, look: Look, teacher: Sequence[Asset] = ()) -> list[dict[str, Any]]:
     """A row for each representation and method: counts, every metric with its interval and its paired difference from the base, costs, distances.
 
     Rows come in the plan's order; a method without finished runs has its counts alone. `teacher`: `teacher_assets`, for distances and a row.
     """
-    rows = []
+    rows, columns = [], metrics(look)
     for kind in plan.representations:
         base = [a for a in results.assets if (a.representation, a.method) == (kind, plan.base)]
         for method in plan.methods:
             own = [a for a in results.assets if (a.representation, a.method) == (kind, method)]
-            rows.append(_summary(kind, method, own, [] if method == plan.base else base, columns) | {"distances": distances(own, teacher)})
+            row = _summary(kind, method, own, [] if method == plan.base else base, columns)
+            rows.append(row | {"distances": distances(own, teacher, look.protocol.fid)})
         if teacher:
             rows.append(_summary(kind, TEACHER, teacher, [], columns) | {"distances": {}})
     return rows
@@ -222,27 +216,24 @@ def _summary(kind: str, method: str, own: Sequence[Asset], base: Sequence[Asset]
     return row
 
 
-def distances(assets: Sequence[Asset], teacher: Sequence[Asset]) -> dict[str, Interval]:
-    """Frechet distance of all views of these assets from the teacher's samples for the same prompts, by network."""
-    found = {}
-    for name in dict.fromkeys(name for asset in assets for name in asset.features):
-        mine: dict[str, list[np.ndarray]] = {}
-        for asset in assets:
+def distances(assets: Sequence[Asset], teacher: Sequence[Asset], name: str | None) -> dict[str, Interval]:
+    """Frechet distance of all views of these assets from the teacher's samples for the same prompts, by the network `name`; empty without either."""
+    mine: dict[str, list[np.ndarray]] = {}
+    for asset in assets:
+        if name in asset.features:
             mine.setdefault(asset.prompt, []).append(asset.features[name])
-        theirs = {sample.prompt: sample.features[name] for sample in teacher if name in sample.features}
-        prompts = [prompt for prompt in mine if prompt in theirs]
-        if not prompts:
-            continue
-        views = [np.concatenate(mine[prompt]).astype(np.float64) for prompt in prompts]
-        samples = [np.asarray(theirs[prompt], np.float64) for prompt in prompts]
+    theirs = {sample.prompt: sample.features[name] for sample in teacher if name in sample.features}
+    prompts = [prompt for prompt in mine if prompt in theirs]
+    if not prompts:
+        return {}
+    views = [np.concatenate(mine[prompt]).astype(np.float64) for prompt in prompts]
+    samples = [np.asarray(theirs[prompt], np.float64) for prompt in prompts]
 
-        def distance(drawn: Sequence[Sequence[float]]) -> float:
-            chosen = [int(number) for group in drawn for number in group]
-            return frechet_distance(np.concatenate([views[i] for i in chosen]), np.concatenate([samples[i] for i in chosen]))
+    def distance(drawn: Sequence[Sequence[float]]) -> float:
+        chosen = [int(number) for group in drawn for number in group]
+        return frechet_distance(np.concatenate([views[i] for i in chosen]), np.concatenate([samples[i] for i in chosen]))
 
-        numbers = [[float(i)] for i in range(len(prompts))]
-        if views[0].shape[1] > FID_LENGTH or len(prompts) < 2:
-            found[name] = Interval(distance(numbers), math.nan, math.nan)
-        else:
-            found[name] = statistic_interval(numbers, distance, draws=FID_DRAWS)
-    return found
+    numbers = [[float(i)] for i in range(len(prompts))]
+    if views[0].shape[1] > FID_LENGTH or len(prompts) < 2:
+        return {name: Interval(distance(numbers), math.nan, math.nan)}
+    return {name: statistic_interval(numbers, distance, draws=FID_DRAWS)}

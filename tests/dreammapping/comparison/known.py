@@ -11,10 +11,12 @@ import numpy as np
 import quick
 import torch
 from dreammapping.comparison import records
+from dreammapping.comparison.look import Look
 from dreammapping.comparison.plan import Plan, load_plan, runs
 from dreammapping.comparison.report.content import Report
 from dreammapping.comparison.runner import Craft, Job
 from dreammapping.comparison.scores import collect, metrics, summarize
+from dreammapping.evaluation.protocol import Protocol
 from dreammapping.files import write_atomic
 from torch import Tensor
 
@@ -76,8 +78,9 @@ def harvest(job: Job, run: Path, record: Path) -> dict[str, Any]:
 CRAFT = Craft(harvest, train=quick.train, start=quick.CRAFT.start)
 
 
-def report_of(plan: Plan, output: Path, teacher: Any = ()) -> Report:
-    network = Network()
-    results = collect(output, runs(plan), [network])
-    columns = metrics([network])
-    return Report(plan, {"name": "known", "views": VIEWS}, results, summarize(plan, results, columns, teacher), columns, output)
+LOOK = Look(Protocol("known", views=VIEWS, image_size=32, clip=("fake",)), {"fake": Network()})
+
+
+def report_of(plan: Plan, output: Path) -> Report:
+    results = collect(output, runs(plan), LOOK)
+    return Report(plan, {"name": "known", "views": VIEWS}, results, summarize(plan, results, LOOK), metrics(LOOK), output)

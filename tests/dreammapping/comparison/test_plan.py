@@ -6,12 +6,14 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import threestudio
 import yaml
 from dreammapping.comparison.plan import PLANS, ROOT, load_plan, losses_with_config, runs
 from dreammapping.comparison.prompts import prompt_of, words_of
 from dreammapping.distillation import LOSSES, build_timesteps
 from dreammapping.errors import ConfigError
+from dreammapping.evaluation.protocol import load_protocol
+
+import threestudio
 from threestudio.launcher import read_run_config
 
 BASIC = {"title": "t", "prompts": ["a red mug", "a blue car", "a gray duck"], "methods": ["vdm", "sds"], "representations": ["gs"], "seeds": [0, 1]}
@@ -86,6 +88,12 @@ def test_prompts_come_from_a_file_beside_the_plan(tmp_path):
     assert plan(tmp_path, prompts={"file": "list.txt", "first": 1, "count": 2}).prompts == ["a blue car", "a gray duck"]
     with pytest.raises(ConfigError, match="asks for 4 prompts of list.txt from 0; there are 3"):
         plan(tmp_path, prompts={"file": "list.txt", "count": 4})
+
+
+def test_a_plan_without_prompts_takes_the_protocols(tmp_path):
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({key: value for key, value in BASIC.items() if key not in ("prompts", "seeds")}))
+    found = load_plan(tmp_path / "plan.yaml")
+    assert (tuple(found.prompts), tuple(found.seeds)) == (load_protocol("embedded").prompts, load_protocol("embedded").seeds) and found.seeds
 
 
 # ---- configs ----

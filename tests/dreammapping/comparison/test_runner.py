@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import quick
 from dreammapping.comparison.runner import Craft, Job, Limits, finished, read_record, record_of, run_all, work, write_record
 
 ROOT = Path(__file__).resolve().parents[3]
-
-import quick
-
 CRAFT = quick.CRAFT
 
 

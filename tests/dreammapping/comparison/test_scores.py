@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import known
 import numpy as np
 import pytest
-import torch
+from dreammapping.comparison import references
 from dreammapping.comparison.choose import choose, write_choices
+from dreammapping.comparison.look import Look, load_look
 from dreammapping.comparison.plan import ROOT, load_plan, runs
-from dreammapping.comparison.references import teacher_assets
 from dreammapping.comparison.runner import Limits, work, write_record
-from dreammapping.comparison.scores import TEACHER, Asset, Results, asked, collect, distances, metrics, summarize
+from dreammapping.comparison.scores import TEACHER, Asset, Results, asked, collect, distances, summarize
 from dreammapping.errors import DreamMappingError
-from dreammapping.evaluation.features import load_extractor
 from dreammapping.evaluation.fid import frechet_distance
+from dreammapping.evaluation.protocol import Protocol
+from dreammapping.evaluation.reference_samples import SampleSettings
 from PIL import Image
 
 
 @pytest.fixture(scope="module")
 def judge():
-    return load_extractor(f"judge:{ROOT / 'load' / 'embedded-judge'}")
+    name = f"judge:{ROOT / 'load' / 'embedded-judge'}"
+    return load_look(Protocol("judge", clip=(name,), judge=name))
 
 
 def asset(method: str, prompt: str, seed: int, *, kind: str = "gs", cost: float = 1.0, **values: float) -> Asset:
@@ -31,8 +33,7 @@ def asset(method: str, prompt: str, seed: int, *, kind: str = "gs", cost: float 
 
 
 def rows_of(folder: Path, assets: list[Asset], **changes) -> dict:
-    columns = metrics([])
-    rows = summarize(known.plan_of(folder, **changes), Results(assets, {}, [], {}), columns)
+    rows = summarize(known.plan_of(folder, **changes), Results(assets, {}, [], {}), known.LOOK)
     return {(row["representation"], row["method"]): row for row in rows}
 
 
@@ -60,7 +61,7 @@ def test_each_prompt_of_a_run_gets_its_own_pictures_and_its_share_of_the_cost(tm
     plan = known.plan_of(tmp_path, representations=["2d"], prompts_per_run=2, particles=2, seeds=[0], methods=["vdm"])
     for run in runs(plan):
         work(run.job, tmp_path, known.CRAFT, Limits())
-    found = collect(tmp_path, runs(plan), [known.Network()])
+    found = collect(tmp_path, runs(plan), known.LOOK)
     assert [(a.prompt, a.place) for a in found.assets] == [("a red mug", (0, 2)), ("a blue car", (1, 2)), ("a gray duck", (0, 1))]
     assert all(80 < a.values["clip.fake"] < 100 and a.features["fake"].shape == (2, known.LENGTH) for a in found.assets)
     assert [a.cost["unet_forwards"] for a in found.assets] == [500, 500, 1000] and found.assets[0].cost["seconds"] == 5.0
@@ -72,26 +73,37 @@ def test_failed_and_missing_runs_are_told_and_not_counted(tmp_path):
     first, second, third = runs(plan)
     work(first.job, tmp_path, known.CRAFT, Limits())
     write_record(tmp_path, second.job, {"failure": "NaN"})
-    found = collect(tmp_path, runs(plan), [known.Network()])
+    found = collect(tmp_path, runs(plan), known.LOOK)
     assert found.failed == {second.job.name: "NaN"} and found.missing == [third.job.name] and len(found.assets) == 1
     (tmp_path / "runs" / f"{first.job.name}.npz").write_bytes(b"PK")
     with pytest.raises(DreamMappingError, match="delete .* to make the run again"):
-        collect(tmp_path, runs(plan), [known.Network()])
+        collect(tmp_path, runs(plan), known.LOOK)
 
 
 def test_the_judge_answers_on_prompts_of_its_world(judge):
+    (name,) = judge.networks
+
+    def ask(views: list[str], prompt: str, kind: str = "gs") -> dict[str, float]:
+        """As if the judge had seen pictures of just these texts."""
+        return asked(judge, {name: judge.networks[name].text_features(views).numpy()}, prompt, kind, {})
+
     sides = "f" * 3 + "s" * 7 + "b" * 5 + "s" * 7 + "f" * 2
     views = [f"a yellow duck, {dict(f='front', s='side', b='back')[side]} view" for side in sides]
-    seen = judge.judge.embed_texts(views).cpu()  # as if the judge had seen pictures of just these texts
-    values = asked(judge, seen, "a yellow duck", "gs", {})
+    values = ask(views, "a yellow duck")
     assert values["family"] == values["color"] == 1.0 and values["side"] > 0.8 and values["janus"] == 0.0
-    assert values[f"clip.{judge.name}"] > 60
-    turned = judge.judge.embed_texts([view.replace("back", "front") for view in views]).cpu()
-    assert asked(judge, turned, "a yellow duck", "gs", {})["janus"] == 1.0
-    assert set(asked(judge, seen, "a yellow duck", "2d", {})) == {"family", "color", "pattern", f"clip.{judge.name}"}
-    assert set(asked(judge, seen, "a duck on a hill", "gs", {})) == {f"clip.{judge.name}"}
-    wrong = asked(judge, seen, "a red mug", "gs", {})
+    assert values[f"clip.{name}"] > 60
+    assert ask([view.replace("back", "front") for view in views], "a yellow duck")["janus"] == 1.0
+    assert set(ask(views, "a yellow duck", "2d")) == {"family", "color", "pattern", f"clip.{name}"}
+    assert set(ask(views, "a duck on a hill")) == {f"clip.{name}"}
+    wrong = ask(views, "a red mug")
     assert wrong["family"] == 0.0 and "janus" not in wrong  # not recognized: nobody knows its front
+
+
+def test_the_text_is_the_protocols(judge):
+    (name,) = judge.networks
+    asking = Look(replace(judge.protocol, text="a photo of {prompt}", judge=None), judge.networks)
+    same = judge.networks[name].text_features(["a photo of a yellow duck"]).numpy()
+    assert asked(asking, {name: same}, "a yellow duck", "gs", {}) == {f"clip.{name}": pytest.approx(100.0, abs=1e-3)}
 
 
 def with_features(method: str, prompt: str, seed: int, features: np.ndarray) -> Asset:
@@ -102,21 +114,24 @@ def test_the_distance_is_that_of_all_views_of_the_common_prompts():
     rng = np.random.default_rng(0)
     views = {(p, s): rng.normal(size=(6, 4)).astype(np.float16) for p in "abc" for s in (0, 1)}
     samples = {p: rng.normal(1.0, size=(5, 4)).astype(np.float16) for p in "abd"}
-    found = distances([with_features("vdm", p, s, v) for (p, s), v in views.items()], [with_features(TEACHER, p, 0, v) for p, v in samples.items()])
+    found = distances([with_features("vdm", p, s, v) for (p, s), v in views.items()], [with_features(TEACHER, p, 0, v) for p, v in samples.items()], "net")
     expected = frechet_distance(np.concatenate([views[p, s] for p in "ab" for s in (0, 1)]), np.concatenate([samples[p] for p in "ab"]))
     assert found["net"].value == pytest.approx(expected, rel=1e-6) and found["net"].low < expected < found["net"].high
-    single = distances([with_features("vdm", "a", 0, views["a", 0])], [with_features(TEACHER, "a", 0, samples["a"])])
+    single = distances([with_features("vdm", "a", 0, views["a", 0])], [with_features(TEACHER, "a", 0, samples["a"])], "net")
     assert math.isnan(single["net"].low)
-    assert distances([with_features("vdm", "c", 0, views["c", 0])], [with_features(TEACHER, "a", 0, samples["a"])]) == {}
+    assert distances([with_features("vdm", "c", 0, views["c", 0])], [with_features(TEACHER, "a", 0, samples["a"])], "net") == {}
+    assert distances([with_features("vdm", "a", 0, views["a", 0])], [with_features(TEACHER, "a", 0, samples["a"])], None) == {}
 
 
-def test_the_teachers_samples_are_a_row_of_their_own(tmp_path):
+def test_the_teachers_samples_are_a_row_of_their_own(tmp_path, monkeypatch):
     for number in range(3):
         Image.new("RGB", (8, 8), (200, 10 * number, 0)).save(tmp_path / f"{number}.png")
-    seen = teacher_assets({"a red mug": [tmp_path / f"{n}.png" for n in range(3)]}, [known.Network()])
+    monkeypatch.setattr(references, "reference_samples", lambda prompts, *_, **__: {p: [tmp_path / f"{n}.png" for n in range(3)] for p in prompts})
+    look = Look(replace(known.LOOK.protocol, reference=SampleSettings("some"), fid="fake"), known.LOOK.networks)
+    seen = references.teacher_assets(["a red mug"], look)
     assert seen[0].features["fake"].shape == (3, known.LENGTH) and seen[0].values["statistics.saturation"] == pytest.approx(1.0)
-    plan = known.plan_of(tmp_path)
-    rows = summarize(plan, Results([], {}, [], {}), metrics([known.Network()]), seen)
+    assert references.teacher_assets(["a red mug"], known.LOOK) == []
+    rows = summarize(known.plan_of(tmp_path), Results([], {}, [], {}), look, seen)
     assert rows[-1]["method"] == TEACHER and rows[-1]["assets"] == 1 and "clip.fake" in rows[-1]["values"]
 
 
@@ -131,7 +146,7 @@ def rates(tmp_path, scores: dict[str, dict[str, list[float]]]):
         asset(f"{loss}, {label}", plan.prompts[i], 0, family=value)
         for loss, variants in scores.items() for label, values in variants.items() for i, value in enumerate(values)
     ]  # fmt: skip
-    return plan, summarize(plan, Results(assets, {}, [], {}), metrics([]))
+    return plan, summarize(plan, Results(assets, {}, [], {}), known.LOOK)
 
 
 def test_each_loss_gets_its_best_variant_that_did_not_fail(tmp_path):
@@ -152,11 +167,6 @@ def test_what_was_chosen_is_what_another_plan_takes(tmp_path):
     assert "2d:\n  vdm:\n  - a=1\n" in file.read_text()
     taken = known.plan_of(tmp_path, choices="chosen.yaml")
     assert {name: method.of["gs"] for name, method in taken.methods.items()} == {"vdm": ["lr=3"], "sds": ["lr=1"], "vsd": []}
-
-
-def test_networks_that_read_no_text_have_no_clip_score():
-    assert [m.key for m in metrics([SimpleNamespace(name="inception"), SimpleNamespace(name="clip:x")])][0] == "clip.clip:x"
-    assert asked(SimpleNamespace(name="inception:file"), torch.zeros(2, 3), "a mug", "gs", {}) == {}
 
 
 def test_the_learning_rates_of_the_repository_can_be_chosen():

@@ -48,7 +48,8 @@ def _section(report: Report, kind: str) -> str:
     plot = "" if svg is None else f'<img class="plot" alt="cost against quality" src="{_uri("image/svg+xml", svg.encode())}">'
     return (
         f'<section id="{kind}">\n<h2>{escape(report.name_of(kind))}</h2>\n<div class="wide"><table class="scores">\n<thead><tr>'
-        f'<th data-better="0"><button type="button">method</button></th><th data-better="1"><button type="button">assets</button></th>{head}</tr></thead>\n'
+        '<th data-better="0"><button type="button">method</button></th>'
+        f'<th data-better="1"><button type="button">assets</button></th>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>\n{plot}\n{_strips(report, kind)}\n</section>"
     )
 

@@ -40,7 +40,10 @@ def as_markdown(report: Report) -> str:
 def as_json(report: Report) -> str:
     """Everything but the features: plan, protocol, rows with intervals, every asset's values."""
     assets = [
-        {"representation": a.representation, "method": a.method, "prompt": a.prompt, "seed": a.seed, "run": a.name, "values": a.values, "costs": a.cost}
+        {
+            "representation": a.representation, "method": a.method, "prompt": a.prompt, "seed": a.seed, "run": a.name,
+            "values": a.values, "costs": a.cost,
+        }  # fmt: skip
         for a in report.results.assets
     ]
     content = {
