@@ -14,6 +14,7 @@ REQUIRED = [
     "huggingface_hub>=0.23",
     "pytorch-lightning>=2.2",
     "omegaconf>=2.3",
+    "pyyaml>=6",
     "packaging>=23",
     "jaxtyping>=0.2.28",
     "psutil>=5.9",
@@ -27,6 +28,7 @@ REQUIRED = [
 ]
 EXTRAS = {
     "gpu": ["ninja>=1.11"],
+    "eval": ["torch-fidelity>=0.3"],  # Inception's features, for FID
     # PySide6-Addons: a browser for the test of the comparison's report; later versions come without it
     "dev": ["pytest>=8.0", "ruff>=0.5", "PySide6-Addons>=6.6,<6.9; python_version < '3.14'"],
     "interop": ["opencv-python-headless>=4.8", "einops>=0.7", "typeguard>=4.0", "tensorboardX>=2.6"],

@@ -48,6 +48,11 @@ class Metric:
     """From the value to what is shown."""
     digits: int = 1
 
+    @property
+    def heading(self) -> str:
+        """Of its column."""
+        return f"{self.title} (%)" if self.unit == "%" else self.title
+
 
 @dataclass(frozen=True)
 class Asset:

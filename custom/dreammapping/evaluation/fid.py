@@ -25,7 +25,7 @@ def frechet_distance(features_a: Tensor | np.ndarray, features_b: Tensor | np.nd
     """|mean_a - mean_b|^2 + trace(S_a + S_b - 2 (S_a S_b)^(1/2)), S the covariances with N - 1; at least 0.
 
     The trace of the root is the sum of the singular values of X_a X_b^T, where X are the centered features divided by sqrt(N - 1). So no root
-    of a (mostly singular) covariance is taken, which is where other codes lose digits.
+    of a covariance is taken, which is singular with fewer pictures than features.
 
     Args:
         features_a, features_b: [N, D] and [M, D], N and M at least 2; used in float64.

@@ -12,6 +12,7 @@ import threestudio
 import torch
 
 from ..evaluation.resources import device_name, peak_gpu_memory_bytes, peak_memory_bytes
+from ..evaluation.scores import flat
 from ..settings import to_plain
 
 PACKAGES = ("torch", "pytorch-lightning", "diffusers", "transformers", "gsplat", "numba", "numpy", "omegaconf")
@@ -73,10 +74,23 @@ def as_markdown(facts: dict[str, Any]) -> str:
     }
     lines = [f"# {facts['prompt']}", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in rows.items() if value is not None]
+    for protocol, scores in (facts.get("scores") or {}).items():
+        lines += ["", f"## Scores by the protocol {protocol}", "", *_scores(scores)]
     if facts["files"]:
         lines += ["", "## Files", "", *(f"- `{name}`" for name in facts["files"])]
     lines += ["", "The complete configuration is in `../configs/parsed.yaml`, these facts in `model_card.json`.", ""]
     return "\n".join(lines)
+
+
+def _scores(scores: list[dict[str, Any]]) -> list[str]:
+    """A table of each asset's scores, those that evaluation has written into the card."""
+    lines = []
+    for one in scores:
+        lines += [f"{one['prompt']}, {one['pictures']} pictures:", "", "| | |", "| --- | --- |"]
+        lines += [f"| {name} | {_cell(value)} |" for name, value in flat(one).items()]
+        lines += [f"| not as the protocol says | {_cell(text)} |" for text in one["deviations"]]
+        lines += [""]
+    return lines[:-1]
 
 
 def to_line(value: Any) -> str | None:

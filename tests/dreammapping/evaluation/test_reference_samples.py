@@ -127,7 +127,7 @@ def test_mistakes_are_told(settings, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match="give another folder"):
         reference_samples(PROMPTS[:1], settings, cache_dir=tmp_path / "file" / "cache")
-    with pytest.raises(Exception, match="./nowhere"):
+    with pytest.raises((ValueError, OSError), match="./nowhere"):
         reference_samples(PROMPTS, replace(settings, teacher="./nowhere"), cache_dir=tmp_path)
     with pytest.raises(DreamMappingError, match="at least 1"):
         replace(settings, steps=0)

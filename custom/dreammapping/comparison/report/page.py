@@ -42,7 +42,7 @@ def as_html(report: Report) -> str:
 
 def _section(report: Report, kind: str) -> str:
     columns, rows = report.table(kind)
-    head = "".join(f'<th data-better="{c.better}"><button type="button">{escape(c.title)}</button></th>' for c in columns)
+    head = "".join(f'<th data-better="{c.better}"><button type="button">{escape(c.heading)}</button></th>' for c in columns)
     body = "\n".join(_row(row, columns, cells) for row, cells in rows)
     svg = cost_against_quality(report, kind)
     plot = "" if svg is None else f'<img class="plot" alt="cost against quality" src="{_uri("image/svg+xml", svg.encode())}">'

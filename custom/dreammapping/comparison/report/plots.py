@@ -44,6 +44,7 @@ def _draw(points: dict[str, list[tuple[dict[str, Any], float]]], metric: Metric)
             axes.set_xlabel(COSTS[name])
             axes.set_ylabel(metric.title)
             axes.grid(alpha=0.3)
+            axes.margins(x=0.2)  # room for names
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()

@@ -24,7 +24,7 @@ def as_markdown(report: Report) -> str:
     for kind in report.kinds():
         columns, rows = report.table(kind)
         lines += ["", f"## {report.name_of(kind)}", ""]
-        lines += _row(["method", "assets", *(c.title + (f" ({c.unit})" if c.unit == "%" else "") for c in columns)])
+        lines += _row(["method", "assets", *(c.heading for c in columns)])
         lines += _row(["---"] * (len(columns) + 2))
         for row, cells in rows:
             shown = [_joined(cells[c.key].text, cells[c.key].difference) if c.key in cells else "" for c in columns]
