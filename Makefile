@@ -12,11 +12,15 @@ $(VENV)/.installed: setup.py constraints.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+$(VENV)/.browser: $(VENV)/.installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,browser]"
+	touch $@
+
 .PHONY: install asset test
 install: $(VENV)/.installed
 
 asset: install
 	$(RUN) launch.py --config $(CONFIG) --train system.prompt_processor.prompt="$(PROMPT)" $(ARGS)
 
-test: install
+test: install $(VENV)/.browser
 	$(RUN) -m pytest

@@ -30,6 +30,7 @@ EXTRAS = {
     "gpu": ["ninja>=1.11"],
     "eval": ["torch-fidelity>=0.3"],  # Inception's features, for FID
     "dev": ["pytest>=8.0", "ruff>=0.5"],
+    "browser": ["PySide6-Addons>=6.6,<6.9; python_version < '3.14'"],  # for the test of the comparison's page; later versions come without one
     "interop": ["opencv-python-headless>=4.8", "einops>=0.7", "typeguard>=4.0", "tensorboardX>=2.6"],
 }
 

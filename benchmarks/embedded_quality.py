@@ -24,6 +24,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
+from dreammapping.comparison.prompts import prompt_of  # noqa: E402
 from dreammapping.evaluation.judge import Judge  # noqa: E402
 
 VIEWS = 8
@@ -41,11 +42,6 @@ PROMPTS: tuple[tuple[str, str, str], ...] = (
 )
 """Family, color and pattern. The mug is the default prompt; none of the others was used to choose a
 setting. The last three combinations are ones the teacher never saw."""
-
-
-def prompt_of(family: str, color: str, pattern: str) -> str:
-    words = [color, *([] if pattern == "plain" else [pattern]), family]
-    return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
 
 
 def finished_run(folder: Path) -> Path | None:

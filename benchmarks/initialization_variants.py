@@ -6,9 +6,9 @@ which pictures are taken when, is in `arguments`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from dreammapping.comparison.runner import Job
 from embedded_quality import PROMPTS, prompt_of
 
 LOSSES = ("vdm", "sds")
@@ -102,19 +102,20 @@ class Cell:
         """Of its files."""
         return f"{self.variant}.{self.loss}.{prompt_of(*PROMPTS[self.prompt]).replace(' ', '_')}.{self.seed}"
 
-    def arguments(self, trials: Path, every: int, extra: tuple[str, ...] = ()) -> list[str]:
-        """The command line of launch.py. `every`: steps between two looks; `extra` wins over all else."""
+    def job(self, every: int, extra: tuple[str, ...] = ()) -> Job:
+        """What the runner is told. `every`: steps between two looks; `extra` wins over all else."""
         variant = VARIANTS[self.variant]
-        return [
+        arguments = (
             "--config", f"{CONFIGS}/{self.loss}-gs.yaml", "--train", "--preset", "embedded",
-            f"exp_root_dir={trials}", f"name={self.name}", "tag=run", "use_timestamp=false", f"seed={self.seed}",
+            f"seed={self.seed}",
             f"system.prompt_processor.prompt={prompt_of(*PROMPTS[self.prompt])}",
             f"data.eval_height={SIZE}", f"data.eval_width={SIZE}", f"data.n_val_views={LOOK_VIEWS}", f"data.n_test_views={FINAL_VIEWS + 1}",
             f"trainer.max_steps={variant.steps}", f"trainer.val_check_interval={every}",
             "trainer.num_sanity_val_steps=-1",  # a look at the start
-            "trainer.enable_progress_bar=false", "trainer.enable_checkpointing=false",
+            "trainer.enable_progress_bar=false", "trainer.enable_checkpointing=false", "system.video_fps=null",
             *variant.overrides, *variant.of_loss.get(self.loss, ()), *extra,
-        ]  # fmt: skip
+        )  # fmt: skip
+        return Job(self.name, arguments, dict(self.__dict__))
 
 
 def cells(variants: list[str], losses: list[str], prompts: list[int], seeds: list[int]) -> list[Cell]:

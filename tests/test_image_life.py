@@ -79,6 +79,7 @@ def test_a_run_leaves_pictures_previews_video_and_a_card(whole: Path):
     card = json.loads((save / "model_card.json").read_text(encoding="utf-8"))
     assert card["prompts"] == ["a red striped mug", "a blue ball", "a green cube"] and card["pictures"] == 6
     assert card["status"] == "trained" and card["steps"] == STEPS
+    assert (card["unet_forwards"], card["unet_backwards"]) == (STEPS * 4 * 2, 0)  # 4 pictures a step, a guided pair for each
     assert card["training_seconds"] > 0 and card["peak_memory_bytes"] > 2**27
     assert {"pictures.png", "progress.mp4", f"it{STEPS}-pictures/{names[0]}"} <= set(card["files"])
     assert (save / "model_card.md").read_text(encoding="utf-8").startswith("# 3 prompts: a red striped mug; ")
@@ -108,6 +109,8 @@ def test_resumed_equals_uninterrupted(whole, teacher, tmp_path, monkeypatch):
     assert small_run.differences(whole / "ckpts" / "last.ckpt", last) == []
     assert pictures(folder) == pictures(whole)
     assert (folder / "save" / "progress.mp4").read_bytes() == (whole / "save" / "progress.mp4").read_bytes()
+    cards = [json.loads((each / "save" / "model_card.json").read_text(encoding="utf-8")) for each in (folder, whole)]
+    assert cards[0]["unet_forwards"] == cards[1]["unet_forwards"]
 
 
 @pytest.mark.parametrize("mode", ["--test", "--export"])
@@ -177,7 +180,8 @@ def test_mistakes_are_one_message(teacher, tmp_path, capsys, override, names):
 
 
 def test_the_system_wants_pictures(teacher, tmp_path, capsys):
-    assert run(teacher, tmp_path, "system_type=dreammapping-image-system", config=CONFIGS / "vdm-gs.yaml") == 2
+    wrong = ["system_type=dreammapping-image-system", "system.geometry.init.type=sphere"]
+    assert run(teacher, tmp_path, *wrong, config=CONFIGS / "vdm-gs.yaml") == 2
     assert "system.geometry_type=dreammapping-image" in capsys.readouterr().err
 
 

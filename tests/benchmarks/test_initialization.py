@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
-from collections import deque
 from pathlib import Path
 
 import numpy as np
 import pytest
 import threestudio
 import torch
+from dreammapping.comparison.runner import Craft, Limits, finished, work
 from dreammapping.distillation import build_timesteps
 from dreammapping.initialization import INITIALIZATIONS
 from PIL import Image
@@ -30,12 +29,6 @@ SMALL = (
     "trainer.max_steps=2", "data.batch_size=1", "data.height=32", "data.width=32", "system.geometry.init.num_points=60",
     "data.n_val_views=2", "data.n_test_views=9",
 )  # fmt: skip
-
-
-def options(folder: Path, *arguments: str):
-    args = benchmark.parser().parse_args(["--output", str(folder), *arguments])
-    args.output = args.output.resolve()
-    return args
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +51,7 @@ def test_the_most_important_runs_come_first():
 @pytest.mark.parametrize("name", list(grid.VARIANTS))
 def test_every_variant_is_made_of_settings(name, loss, monkeypatch):
     monkeypatch.chdir(ROOT)
-    arguments = grid.Cell(name, loss, 4, 1).arguments(Path("trials"), 50)
+    arguments = grid.Cell(name, loss, 4, 1).job(50).arguments
     config, preset = read_run_config(arguments[1], [a for a in arguments[2:] if "=" in a], "embedded", use_cuda=False)
     assert preset.taken == "embedded" and config.seed == 1 and config.system.prompt_processor.prompt == "a yellow duck"
     assert config.trainer.max_steps == grid.VARIANTS[name].steps and config.system.guidance.loss.type == loss
@@ -95,24 +88,7 @@ def test_a_whole_course_is_the_presets():
     assert plain.system == again.system
 
 
-# ---- the runner ----
-
-
-def test_a_record_counts_only_for_the_arguments_it_was_made_with(tmp_path):
-    cell, args = grid.Cell("few", "vdm", 0, 0), options(tmp_path, "--", "trainer.max_steps=2")
-    file = tmp_path / "runs" / f"{cell.name}.json"
-    file.parent.mkdir()
-    assert not benchmark.finished(cell, args)
-    file.write_text(json.dumps({"arguments": benchmark.arguments_of(cell, args)}))
-    assert benchmark.finished(cell, args)
-    assert not benchmark.finished(cell, options(tmp_path, "--", "trainer.max_steps=3"))
-    moved = tmp_path / "moved"
-    (tmp_path / "runs").rename(moved.with_name("m"))
-    moved.mkdir()
-    moved.with_name("m").rename(moved / "runs")
-    assert benchmark.finished(cell, options(moved, "--", "trainer.max_steps=2"))
-    (moved / "runs" / f"{cell.name}.json").write_text(json.dumps({"arguments": benchmark.arguments_of(cell, args), "failure": "no"}))
-    assert not benchmark.finished(cell, options(moved, "--", "trainer.max_steps=2"))
+# ---- what a run leaves ----
 
 
 def test_a_run_leaves_its_record_and_the_next_one_is_not_disturbed(tmp_path, monkeypatch, judge):
@@ -120,14 +96,15 @@ def test_a_run_leaves_its_record_and_the_next_one_is_not_disturbed(tmp_path, mon
     monkeypatch.setattr(benchmark, "_judge", judge, raising=False)
     cell, folders = grid.Cell("random-colors", "sds", 1, 0), (tmp_path / "first", tmp_path / "second")
     for folder in folders:
-        args = options(folder, "--every", "1", "--", *SMALL)
-        facts = benchmark.work(cell, benchmark.arguments_of(cell, args), folder, keep=folder == folders[1])
+        job = cell.job(1, SMALL)
+        facts = work(job, folder, Craft(benchmark.harvest), Limits(keep_trials=folder == folders[1]))
         assert "failure" not in facts, facts
         assert (facts["steps"], facts["gaussians"], facts["variant"], facts["seed"]) == (2, 60, "random-colors", 0)
-        assert benchmark.finished(cell, args)
+        assert finished(folder, job)
     first, second = (folder / "runs" / cell.name for folder in folders)
     assert sorted(f.name for f in first.parent.iterdir()) == [f"{cell.name}.{suffix}" for suffix in ("jpg", "json", "npz")]
     assert not list((folders[0] / "trials").iterdir()) and (folders[1] / "trials" / cell.name / "run" / "save" / "model_card.json").exists()
+    assert not list(folders[1].rglob("*.mp4"))
     with np.load(f"{first}.npz") as seen:
         assert seen["steps"].tolist() == [0, 1, 2] and seen["looks"].shape == (3, 2, 96) and seen["final"].shape == (8, 96)
         # the same object from the same two sides, 0 and 180 degrees, at the end of training and in the test
@@ -136,35 +113,6 @@ def test_a_run_leaves_its_record_and_the_next_one_is_not_disturbed(tmp_path, mon
     assert Image.open(f"{first}.jpg").size == (8 * grid.SIZE, grid.SIZE)
     for suffix in ("npz", "jpg"):
         assert Path(f"{first}.{suffix}").read_bytes() == Path(f"{second}.{suffix}").read_bytes()
-
-
-def test_a_run_that_fails_says_why(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(ROOT)
-    cell, args = grid.Cell("sphere", "vdm", 0, 0), options(tmp_path, "--", "system.geometry.init.nonsense=1")
-    facts = benchmark.work(cell, benchmark.arguments_of(cell, args), tmp_path, keep=False)
-    assert facts["failure"].startswith("system.geometry.init.nonsense is not a known key")
-    assert "nonsense" in (tmp_path / "trials" / f"{cell.name}.log").read_text()
-    assert "nonsense" not in capfd.readouterr().err  # it went to the log
-    os.write(1, b"back")
-    assert capfd.readouterr().out == "back"
-    assert json.loads((tmp_path / "runs" / f"{cell.name}.json").read_text()) == facts
-
-
-def test_processes_that_die_are_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "begin", os._exit)  # dies of its argument
-    cells = grid.cells(["sphere"], ["vdm"], [0, 1, 2], [0])
-    benchmark.run_all(cells, options(tmp_path, "--workers", "2"))
-    for cell in cells:
-        assert "died" in json.loads((tmp_path / "runs" / f"{cell.name}.json").read_text())["failure"]
-    assert capsys.readouterr().out.count("died") == 3
-
-
-def test_no_run_is_started_when_the_time_is_up(tmp_path):
-    args = options(tmp_path, "--minutes", "0")
-    benchmark.run_all(grid.cells(["sphere"], ["vdm"], [0], [0]), args)
-    waiting = deque(grid.cells(["sphere"], ["vdm"], [0], [0]))
-    assert benchmark.run_pool(waiting, args, deadline=0.0) == [] and len(waiting) == 1
-    assert not (tmp_path / "runs").exists()
 
 
 # ---- the figures ----
@@ -240,7 +188,7 @@ def record(folder: Path, judge, cell: grid.Cell, texts: list[str], looks: list[s
     noise = np.random.default_rng(cell.seed).integers(0, 256, (grid.SIZE, grid.SIZE * len(texts), 3), dtype=np.uint8)
     noise[:, : grid.SIZE], noise[:, grid.SIZE * (len(texts) // 2) :][:, : grid.SIZE] = (255, 0, 0), (0, 0, 255)
     Image.fromarray(noise).save(folder / f"{cell.name}.jpg", quality=95)
-    facts = {**cell.__dict__, "arguments": cell.arguments(folder, 50), "training_seconds": 31.0, "seconds": 36.0, "gaussians": 77}
+    facts = {**cell.__dict__, "arguments": ["tag=run", f"exp_root_dir={folder}"], "training_seconds": 31.0, "seconds": 36.0, "gaussians": 77}
     (folder / f"{cell.name}.json").write_text(json.dumps(facts))
 
 

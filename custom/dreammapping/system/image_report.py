@@ -64,8 +64,7 @@ class ImageReport(RunReport):
         if len(sizes) > 1:
             threestudio.warn("The previews differ in size, so there is no video of them.")
         elif sizes:  # a test elsewhere than in the run's folder finds none
-            about = {"fps": system.cfg.video_fps, "name": "progress", "step": system.true_global_step}
-            system.save_img_sequence("progress", "", PREVIEWS, save_format="mp4", **about)
+            self.video("progress", "", PREVIEWS, "progress")
 
     def _sheet(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """One row per prompt if there are several with several particles, else nearly a square."""

@@ -32,8 +32,8 @@ class DreamMappingImageSystem(DreamMappingSystem):
         """Several prompts instead of prompt_processor.prompt: a list, or a file (.json, or one per line)."""
         prompt_list: Optional[str] = None
         """Which list of a .json file that holds several by name."""
-        video_fps: int = 6
-        """Previews per second of the video of the training."""
+        video_fps: Optional[int] = 6
+        """Previews per second of the video of the training. null: none."""
 
     cfg: Config
     report_type = ImageReport

@@ -35,6 +35,7 @@ def collect(system: Any, teacher: dict[str, Any], status: str) -> dict[str, Any]
         "teacher": teacher,
         "primitives": getattr(system.geometry, "count", None),
         "training_seconds": None,
+        **_unet_work(system),
         "peak_memory_bytes": peak_memory_bytes(),
         "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device),
         "device": device_name(device),
@@ -64,6 +65,7 @@ def as_markdown(facts: dict[str, Any]) -> str:
         "Loss": to_line(system["guidance"].get("loss")),
         "Seed": facts["seed"],
         "Training time": _duration(facts["training_seconds"]),
+        "U-Net evaluations": _work(facts),
         "Peak memory": _gibibytes(facts["peak_memory_bytes"]),
         "Peak GPU memory": _gibibytes(facts["peak_gpu_memory_bytes"]),
         "Device": facts["device"],
@@ -121,6 +123,12 @@ def teacher(system: Any) -> dict[str, Any]:
     return {**known, **{key: _plain(getattr(found, key)) for key in ("name", "source", "revision", "fingerprint")}}
 
 
+def _unet_work(system: Any) -> dict[str, int | None]:
+    """Evaluations of the U-Net by this process, in images; None with guidance that does not count them."""
+    calls = getattr(getattr(system.guidance, "teacher", None), "calls", None)
+    return {f"unet_{kind}": getattr(calls, kind, None) for kind in ("forwards", "backwards")}
+
+
 def _files(system: Any) -> list[str]:
     """Pictures, videos and asset files in the save folder, without single frames, relative to it."""
     folder = Path(system.get_save_dir())
@@ -156,6 +164,11 @@ def _duration(seconds: float | None) -> str | None:
         return None
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _work(facts: dict[str, Any]) -> str | None:
+    forwards, backwards = facts.get("unet_forwards"), facts.get("unet_backwards")
+    return None if forwards is None else f"{forwards:,} forward, {backwards:,} backward"
 
 
 def _gibibytes(count: int | None) -> str | None:

@@ -18,6 +18,8 @@ from . import model_card
 CARD = "model_card"
 SHEET = "contact_sheet.png"
 SHEET_VIEWS = 8
+COUNTED = ("unet_forwards", "unet_backwards")
+"""What a card adds up over all processes that trained a run."""
 
 
 class RunReport:
@@ -27,6 +29,7 @@ class RunReport:
         self._system = system
         self._watch = Stopwatch()
         self._teacher: dict[str, Any] | None = None
+        self._counted: dict[str, int] | None = None
 
     def start(self) -> None:
         """Training begins or goes on: seconds that a card in the folder reports were spent on this run before.
@@ -38,7 +41,9 @@ class RunReport:
         path = Path(self._system.get_save_path(f"{CARD}.json"))
         if not self._system.resumed and self._system.trainer.is_global_zero:
             path.unlink(missing_ok=True)  # of another run in the same folder
-        self._watch = Stopwatch(already=float(_read_card(path).get("training_seconds") or 0.0))
+        earlier = _read_card(path)
+        self._watch = Stopwatch(already=float(earlier.get("training_seconds") or 0.0))
+        self._counted = {key: earlier.get(key) or 0 for key in COUNTED}
         self._watch.start()
 
     def check(self) -> None:
@@ -90,18 +95,16 @@ class RunReport:
         frames = _evenly_chosen(numbered(Path(system.get_save_dir(), folder)), SHEET_VIEWS)
         system.save_image(SHEET, contact_sheet([imageio.imread(path) for path in frames]))
         try:
-            system.save_img_sequence(
-                folder,
-                folder,
-                r"(\d+)\.png",
-                save_format="mp4",
-                fps=system.cfg.video_fps,
-                name="test",
-                step=system.true_global_step,
-            )
+            self.video(folder, folder, r"(\d+)\.png", "test")
         finally:  # without ffmpeg there is no video, but the frames and the sheet are there
             if self._wanted():
                 self._write_card(None)
+
+    def video(self, file: str, folder: str, matcher: str, name: str) -> None:
+        """Frames of `folder` as file.mp4, unless no video is wanted; arguments as for `save_img_sequence`."""
+        fps, step = self._system.cfg.video_fps, self._system.true_global_step
+        if fps is not None:
+            self._system.save_img_sequence(file, folder, matcher, save_format="mp4", fps=fps, name=name, step=step)
 
     def own_facts(self) -> dict[str, Any]:
         """What else, or instead, the card says."""
@@ -119,6 +122,11 @@ class RunReport:
         facts = model_card.collect(self._system, self._teacher, status or earlier.get("status", "evaluated"))
         facts |= self.own_facts()
         facts["training_seconds"] = round(self._watch.seconds, 1) or earlier.get("training_seconds")
+        for key in COUNTED:
+            if self._counted is None:  # this process has not trained
+                facts[key] = earlier.get(key)
+            elif facts[key] is not None:
+                facts[key] += self._counted[key]
         for key in ("peak_memory_bytes", "peak_gpu_memory_bytes"):
             facts[key] = _greatest(facts[key], earlier.get(key))  # over all processes that worked on this run
         self._system.save_json(f"{CARD}.json", facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Optional
 
 import threestudio
 import torch
@@ -34,8 +34,8 @@ class DreamMappingSystem(BaseLift3DSystem):
     class Config(BaseLift3DSystem.Config):
         report: bool = True
         """Write the model card and, after training, the exporter's files."""
-        video_fps: int = 30
-        """Frames per second of the turntable."""
+        video_fps: Optional[int] = 30
+        """Frames per second of the turntable's video. null: no video, and no need of ffmpeg."""
 
     cfg: Config
     report_type: ClassVar[type[run_report.RunReport]] = run_report.RunReport

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from dreammapping.system.run_report import RunReport, _evenly_chosen, contact_sheet, numbered
 
 import threestudio
@@ -43,3 +44,12 @@ def test_a_run_without_a_surface_still_gets_its_card(monkeypatch):
     monkeypatch.setattr(RunReport, "export", no_surface)
     report.finish()
     assert cards == ["trained"] and "no surface" in said[0]
+
+
+@pytest.mark.parametrize(("fps", "videos"), [(6, [("turn", 6)]), (None, [])])
+def test_without_frames_per_second_there_is_no_video(fps, videos):
+    made = []
+    save = lambda file, folder, matcher, **rest: made.append((file, rest["fps"]))  # noqa: E731
+    report = RunReport(SimpleNamespace(cfg=SimpleNamespace(video_fps=fps), true_global_step=3, save_img_sequence=save))
+    report.video("turn", "turn", r"(\d+)\.png", "test")
+    assert made == videos

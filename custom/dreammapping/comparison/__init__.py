@@ -1,0 +1,1 @@
+"""Comparing losses: many runs at once, their records, one report."""

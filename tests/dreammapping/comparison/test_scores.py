@@ -1,0 +1,174 @@
+"""Scores of known records, by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import known
+import numpy as np
+import pytest
+from dreammapping.comparison import references
+from dreammapping.comparison.choose import choose, write_choices
+from dreammapping.comparison.look import Look, load_look
+from dreammapping.comparison.plan import ROOT, load_plan, runs
+from dreammapping.comparison.runner import Limits, work, write_record
+from dreammapping.comparison.scores import TEACHER, Asset, Results, asked, collect, distances, summarize
+from dreammapping.errors import DreamMappingError
+from dreammapping.evaluation.fid import frechet_distance
+from dreammapping.evaluation.protocol import Protocol
+from dreammapping.evaluation.reference_samples import SampleSettings
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def judge():
+    name = f"judge:{ROOT / 'load' / 'embedded-judge'}"
+    return load_look(Protocol("judge", clip=(name,), judge=name))
+
+
+def asset(method: str, prompt: str, seed: int, *, kind: str = "gs", cost: float = 1.0, **values: float) -> Asset:
+    return Asset(kind, method, prompt, seed, f"{method}.{prompt}.{seed}", values, {"unet_forwards": cost})
+
+
+def rows_of(folder: Path, assets: list[Asset], **changes) -> dict:
+    rows = summarize(known.plan_of(folder, **changes), Results(assets, {}, [], {}), known.LOOK)
+    return {(row["representation"], row["method"]): row for row in rows}
+
+
+def test_means_pairs_and_costs_by_hand(tmp_path):
+    mug, car = "a red mug", "a blue car"
+    assets = [
+        asset("vdm", mug, 0, family=1.0, cost=2.0), asset("vdm", mug, 1, family=0.5, cost=4.0), asset("vdm", car, 0, family=0.25, cost=9.0),
+        asset("sds", mug, 0, family=0.5, janus=1.0), asset("sds", car, 0, family=0.25), asset("sds", car, 1, family=0.0),
+    ]  # fmt: skip
+    rows = rows_of(tmp_path, assets)
+    vdm, sds, vsd = (rows["gs", name] for name in ("vdm", "sds", "vsd"))
+    assert vdm["values"]["family"].value == 0.5  # mean of 0.75 and 0.25: a prompt counts once
+    assert sds["differences"]["family"].value == -0.25  # only seeds that both have: -0.5 and 0
+    assert vdm["differences"] == {} and vdm["costs"]["unet_forwards"] == 4.0
+    assert sds["values"]["janus"].value == 1.0 and "janus" not in vdm["values"] and sds["assets"] == 3
+    assert (vsd["assets"], vsd["values"], vsd["costs"]) == (0, {}, {})
+
+
+def test_the_base_is_the_plans(tmp_path):
+    rows = rows_of(tmp_path, [asset("vdm", "a red mug", 0, family=1.0), asset("sds", "a red mug", 0, family=0.5)], base="sds")
+    assert rows["gs", "vdm"]["differences"]["family"].value == 0.5 and rows["gs", "sds"]["differences"] == {}
+
+
+def test_each_prompt_of_a_run_gets_its_own_pictures_and_its_share_of_the_cost(tmp_path):
+    plan = known.plan_of(tmp_path, representations=["2d"], prompts_per_run=2, particles=2, seeds=[0], methods=["vdm"])
+    for run in runs(plan):
+        work(run.job, tmp_path, known.CRAFT, Limits())
+    found = collect(tmp_path, runs(plan), known.LOOK)
+    assert [(a.prompt, a.place) for a in found.assets] == [("a red mug", (0, 2)), ("a blue car", (1, 2)), ("a gray duck", (0, 1))]
+    assert all(80 < a.values["clip.fake"] < 100 and a.features["fake"].shape == (2, known.LENGTH) for a in found.assets)
+    assert [a.cost["unet_forwards"] for a in found.assets] == [500, 500, 1000] and found.assets[0].cost["seconds"] == 5.0
+    assert 0 < found.assets[0].values["statistics.saturation"] < 1
+
+
+def test_failed_and_missing_runs_are_told_and_not_counted(tmp_path):
+    plan = known.plan_of(tmp_path, methods=["vdm"], seeds=[0])
+    first, second, third = runs(plan)
+    work(first.job, tmp_path, known.CRAFT, Limits())
+    write_record(tmp_path, second.job, {"failure": "NaN"})
+    found = collect(tmp_path, runs(plan), known.LOOK)
+    assert found.failed == {second.job.name: "NaN"} and found.missing == [third.job.name] and len(found.assets) == 1
+    (tmp_path / "runs" / f"{first.job.name}.npz").write_bytes(b"PK")
+    with pytest.raises(DreamMappingError, match="delete .* to make the run again"):
+        collect(tmp_path, runs(plan), known.LOOK)
+
+
+def test_the_judge_answers_on_prompts_of_its_world(judge):
+    (name,) = judge.networks
+
+    def ask(views: list[str], prompt: str, kind: str = "gs") -> dict[str, float]:
+        """As if the judge had seen pictures of just these texts."""
+        return asked(judge, {name: judge.networks[name].text_features(views).numpy()}, prompt, kind, {})
+
+    sides = "f" * 3 + "s" * 7 + "b" * 5 + "s" * 7 + "f" * 2
+    views = [f"a yellow duck, {dict(f='front', s='side', b='back')[side]} view" for side in sides]
+    values = ask(views, "a yellow duck")
+    assert values["family"] == values["color"] == 1.0 and values["side"] > 0.8 and values["janus"] == 0.0
+    assert values[f"clip.{name}"] > 60
+    assert ask([view.replace("back", "front") for view in views], "a yellow duck")["janus"] == 1.0
+    assert set(ask(views, "a yellow duck", "2d")) == {"family", "color", "pattern", f"clip.{name}"}
+    assert set(ask(views, "a duck on a hill")) == {f"clip.{name}"}
+    wrong = ask(views, "a red mug")
+    assert wrong["family"] == 0.0 and "janus" not in wrong  # not recognized: nobody knows its front
+
+
+def test_the_text_is_the_protocols(judge):
+    (name,) = judge.networks
+    asking = Look(replace(judge.protocol, text="a photo of {prompt}", judge=None), judge.networks)
+    same = judge.networks[name].text_features(["a photo of a yellow duck"]).numpy()
+    assert asked(asking, {name: same}, "a yellow duck", "gs", {}) == {f"clip.{name}": pytest.approx(100.0, abs=1e-3)}
+
+
+def with_features(method: str, prompt: str, seed: int, features: np.ndarray) -> Asset:
+    return Asset("2d", method, prompt, seed, "", {}, {}, {"net": features})
+
+
+def test_the_distance_is_that_of_all_views_of_the_common_prompts():
+    rng = np.random.default_rng(0)
+    views = {(p, s): rng.normal(size=(6, 4)).astype(np.float16) for p in "abc" for s in (0, 1)}
+    samples = {p: rng.normal(1.0, size=(5, 4)).astype(np.float16) for p in "abd"}
+    found = distances([with_features("vdm", p, s, v) for (p, s), v in views.items()], [with_features(TEACHER, p, 0, v) for p, v in samples.items()], "net")
+    expected = frechet_distance(np.concatenate([views[p, s] for p in "ab" for s in (0, 1)]), np.concatenate([samples[p] for p in "ab"]))
+    assert found["net"].value == pytest.approx(expected, rel=1e-6) and found["net"].low < expected < found["net"].high
+    single = distances([with_features("vdm", "a", 0, views["a", 0])], [with_features(TEACHER, "a", 0, samples["a"])], "net")
+    assert math.isnan(single["net"].low)
+    assert distances([with_features("vdm", "c", 0, views["c", 0])], [with_features(TEACHER, "a", 0, samples["a"])], "net") == {}
+    assert distances([with_features("vdm", "a", 0, views["a", 0])], [with_features(TEACHER, "a", 0, samples["a"])], None) == {}
+
+
+def test_the_teachers_samples_are_a_row_of_their_own(tmp_path, monkeypatch):
+    for number in range(3):
+        Image.new("RGB", (8, 8), (200, 10 * number, 0)).save(tmp_path / f"{number}.png")
+    monkeypatch.setattr(references, "reference_samples", lambda prompts, *_, **__: {p: [tmp_path / f"{n}.png" for n in range(3)] for p in prompts})
+    look = Look(replace(known.LOOK.protocol, reference=SampleSettings("some"), fid="fake"), known.LOOK.networks)
+    seen = references.teacher_assets(["a red mug"], look)
+    assert seen[0].features["fake"].shape == (3, known.LENGTH) and seen[0].values["statistics.saturation"] == pytest.approx(1.0)
+    assert references.teacher_assets(["a red mug"], known.LOOK) == []
+    rows = summarize(known.plan_of(tmp_path), Results([], {}, [], {}), look, seen)
+    assert rows[-1]["method"] == TEACHER and rows[-1]["assets"] == 1 and "clip.fake" in rows[-1]["values"]
+
+
+# ---- choosing ----
+
+
+def rates(tmp_path, scores: dict[str, dict[str, list[float]]]):
+    plan = known.plan_of(
+        tmp_path, methods=["vdm", "sds"], variants={"slow": {"of": {"gs": ["lr=1"]}}, "fast": {"of": {"gs": ["lr=3"]}}},
+    )  # fmt: skip
+    assets = [
+        asset(f"{loss}, {label}", plan.prompts[i], 0, family=value)
+        for loss, variants in scores.items() for label, values in variants.items() for i, value in enumerate(values)
+    ]  # fmt: skip
+    return plan, summarize(plan, Results(assets, {}, [], {}), known.LOOK)
+
+
+def test_each_loss_gets_its_best_variant_that_did_not_fail(tmp_path):
+    plan, rows = rates(tmp_path, {"vdm": {"slow": [0.5, 0.5], "fast": [0.7, 0.6]}, "sds": {"slow": [0.2, 0.2], "fast": [1.0]}})
+    assert choose(plan, rows, "family") == {"gs": {"vdm": ["lr=3"], "sds": ["lr=1"]}}
+    with pytest.raises(DreamMappingError, match="by which to choose; did you mean 'family'"):
+        choose(plan, rows, "famly")
+    plan, rows = rates(tmp_path, {"vdm": {"slow": [0.5]}})
+    with pytest.raises(DreamMappingError, match="no run of sds .gs. has finished"):
+        choose(plan, rows, "family")
+
+
+def test_what_was_chosen_is_what_another_plan_takes(tmp_path):
+    file = tmp_path / "chosen.yaml"
+    file.write_text("2d: {vdm: [a=1]}\ngs: {csd: [a=2]}\n")
+    plan, rows = rates(tmp_path, {"vdm": {"slow": [0.5], "fast": [0.7]}, "sds": {"slow": [0.2], "fast": [0.1]}})
+    write_choices(file, plan, rows, "family")
+    assert "2d:\n  vdm:\n  - a=1\n" in file.read_text()
+    taken = known.plan_of(tmp_path, choices="chosen.yaml")
+    assert {name: method.of["gs"] for name, method in taken.methods.items()} == {"vdm": ["lr=3"], "sds": ["lr=1"], "vsd": []}
+
+
+def test_the_learning_rates_of_the_repository_can_be_chosen():
+    plan = load_plan("learning-rates")
+    assert {method.loss for method in plan.methods.values()} and len(plan.methods) % 3 == 0
