@@ -22,7 +22,7 @@ SECONDS = 60
 def missing() -> str | None:
     """Why there is no browser; None if there is one."""
     if importlib.util.find_spec("PySide6") is None:
-        return "no browser: PySide6 is not installed (pip install 'PySide6-Addons>=6.5,<6.9')"
+        return "no browser: PySide6 is not installed (pip install 'PySide6-Addons>=6.6,<6.9')"
     try:
         import PySide6.QtWebEngineCore  # noqa: F401
     except ImportError as problem:
