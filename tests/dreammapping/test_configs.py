@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,6 +134,21 @@ def test_the_embedded_preset_has_a_corrector_for_its_teacher():
     assert (folder / "corrector.safetensors").stat().st_size <= 2e6
     for row in read_card(folder, CorrectorCard, "corrector", "").training["validation"]:
         assert row["corrector"] < min(row["image"], row["zero"], row["untrained"]), row
+
+
+def test_the_operator_trained_beforehand_is_the_embedded_teachers():
+    from dreammapping.degradation import build_operator
+    from dreammapping.degradation.pretrained import OperatorKind, start_operator
+    from dreammapping.teachers import DiffusersTeacher
+
+    teacher = DiffusersTeacher.load(str(ROOT / "load" / "embedded-teacher"))
+    operator = build_operator("nonlinear", teacher.latent_shape, generator=torch.Generator())
+    known = {"teacher": teacher.name, "fingerprint": teacher.fingerprint, "latent_shape": teacher.latent_shape}
+    folder = ROOT / "load" / "embedded-operator"
+    card = start_operator(operator, folder, OperatorKind(), steps=teacher.schedule.steps, **known)
+    assert (folder / "operator.safetensors").stat().st_size <= 2e6
+    for row in card.training["validation"]:
+        assert row["operator"] < row["zero"], row
 
 
 def test_the_field_is_prolificdreamers_with_another_loss():

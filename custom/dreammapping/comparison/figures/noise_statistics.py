@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("outputs/figure-11"))
     parser.add_argument("--images", type=Path, help="folder of renderings, captions in .txt files beside them")
     parser.add_argument("--prompts", type=Path, help="text file, one prompt a line")
-    parser.add_argument("--count", type=int, default=64, help="pictures of each kind (at most, with --images)")
+    parser.add_argument("--count", type=int, default=48, help="pictures of each kind (at most, with --images)")
     parser.add_argument("--times", type=int, default=21, help="number of t, from the first to the last step")
     parser.add_argument("--noises", type=int, default=4, help="noises per picture and t")
     parser.add_argument("--scale", type=float, default=7.5, help="guidance scale s: e_c + s (e_c - e_u)")
