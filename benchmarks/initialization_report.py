@@ -1,7 +1,7 @@
 """What the runs of benchmarks/initialization.py say: tables, raw numbers, pictures.
 
 All questions are asked here, of the unit vectors in which the judge saw each picture. Differences from the sphere are taken run by run
-(same loss, prompt and seed); their 95 % intervals come from 10,000 bootstrap draws of prompts and, within a drawn prompt, of seeds.
+(same loss, prompt and seed); their 95 % intervals are those of dreammapping.evaluation.intervals.
 """
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dreammapping.evaluation.intervals import mean_interval
 from dreammapping.evaluation.janus import front_azimuths, is_janus, share_of_right_views
 from dreammapping.evaluation.judge import Judge
 from dreammapping.files import write_atomic
@@ -22,7 +23,6 @@ from embedded_quality import PROMPTS, prompt_of
 from initialization_variants import FINAL_VIEWS, FIRST, SIZE, Cell
 from PIL import Image, ImageDraw
 
-DRAWS = 10_000
 THRESHOLDS = (50.0, 60.0, 65.0)
 """CLIP scores of the embedded judge that a run may reach, besides the sphere's final mean."""
 SHARES = ("family", "color", "pattern", "side")
@@ -92,25 +92,18 @@ def judged(cell: Cell, facts: dict[str, Any], seen: dict[str, np.ndarray], judge
 # ---- numbers ----
 
 
-def bootstrap(groups: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float, float]:
-    """Mean of the groups' means with its 95 % interval: groups are drawn with replacement, and members within each drawn group."""
-    rng, count = np.random.default_rng(seed), len(groups)
-    drawn = rng.integers(count, size=(DRAWS, count))
-    means = np.stack([rng.choice(np.asarray(g, float), size=(DRAWS, count, len(g))).mean(-1) for g in groups], axis=-1)  # [D, slot, group]
-    totals = np.take_along_axis(means, drawn[..., None], axis=-1)[..., 0].mean(1)
-    low, high = np.quantile(totals, (0.025, 0.975))
-    return float(np.mean([np.mean(g) for g in groups])), float(low), float(high)
-
-
-def compared(runs: Sequence[Run], base: Sequence[Run], value: Callable[[Run], float | None]) -> tuple[float, float, float] | None:
-    """Mean difference of `value` from `base` and its 95 % interval; None without common pairs that both have a value."""
+def compared(runs: Sequence[Run], base: Sequence[Run], value: Callable[[Run], float | None]) -> tuple[float, float | None, float | None] | None:
+    """Mean difference of `value` from `base` and its 95 % interval (None twice for a single pair); None without common pairs that both have a value."""
     other = {run.pair: value(run) for run in base}
     groups: dict[int, list[float]] = {}
     for run in runs:
         mine, theirs = value(run), other.get(run.pair)
         if mine is not None and theirs is not None:
             groups.setdefault(run.cell.prompt, []).append(mine - theirs)
-    return bootstrap(list(groups.values())) if groups else None
+    if not groups:
+        return None
+    found = mean_interval(list(groups.values()))
+    return (found.value, None, None) if np.isnan(found.low) else (found.value, found.low, found.high)
 
 
 def steps_to(curve: Sequence[float], steps: Sequence[int], threshold: float) -> float | None:
@@ -213,9 +206,11 @@ def quality_row(name: str, f: dict[str, Any]) -> list[str]:
     return [name, str(f["runs"]), *shares, clip, janus, f"{f['gaussians']:.0f}", f"{f['training_seconds']:.0f} / {f['seconds']:.0f}"]
 
 
-def with_interval(text: str, difference: tuple[float, float, float] | None, scale: float, name: str) -> str:
+def with_interval(text: str, difference: tuple[float, float | None, float | None] | None, scale: float, name: str) -> str:
     if difference is None or name == FIRST[0]:
         return text
+    if difference[1] is None:
+        return f"{text} ({scale * difference[0]:+.1f})"
     return f"{text} ({scale * difference[0]:+.1f} [{scale * difference[1]:+.1f}, {scale * difference[2]:+.1f}])"
 
 

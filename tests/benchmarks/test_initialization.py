@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import threestudio
-import torch
 from dreammapping.comparison.runner import Craft, Limits, finished, work
 from dreammapping.distillation import build_timesteps
+from dreammapping.evaluation.intervals import mean_interval
 from dreammapping.initialization import INITIALIZATIONS
 from PIL import Image
-from scipy import stats
 from threestudio.launcher import read_run_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,24 +124,13 @@ def run(variant: str, prompt: int, seed: int, clip: list[float], *, loss: str = 
     return report.Run(grid.Cell(variant, loss, prompt, seed), facts, shares, janus, (0.0,), steps, tuple(clip))
 
 
-def test_the_interval_of_a_constant_has_no_width():
-    assert report.bootstrap([[2.0], [2.0, 2.0], [2.0]]) == (2.0, 2.0, 2.0)
-
-
-def test_the_interval_of_single_values_is_scipys():
-    values = np.random.default_rng(1).normal(size=12)
-    mean, low, high = report.bootstrap([[v] for v in values])
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", random_state=2).confidence_interval
-    assert mean == pytest.approx(values.mean())
-    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
-
-
-def test_the_interval_knows_the_spread_of_seeds_too():
-    one = report.bootstrap([[0.0], [0.0], [0.0]])
-    several = report.bootstrap([[-1.0, 1.0], [-1.0, 1.0], [-1.0, 1.0]])
-    assert one[2] - one[1] == 0.0 and several[0] == 0.0 and several[2] - several[1] > 0.5
-    # a prompt counts once, however many of its seeds are there
-    assert report.bootstrap([[1.0], [0.0, 0.0, 0.0]])[0] == 0.5
+def test_differences_have_the_interval_of_prompts_with_their_seeds():
+    """Each prompt counts once, however many of its seeds are there; one pair alone has no interval."""
+    sphere = [run("sphere", p, s, [10.0]) for p in range(3) for s in range(2)]
+    others = [run("few", 0, 0, [11.0]), run("few", 1, 0, [14.0]), run("few", 1, 1, [12.0]), run("few", 2, 1, [15.0])]
+    known = mean_interval([[1.0], [4.0, 2.0], [5.0]])
+    assert report.compared(others, sphere, lambda r: r.final["clip"]) == (3.0, known.low, known.high)
+    assert report.compared(others[:1], sphere, lambda r: r.final["clip"]) == (1.0, None, None)
 
 
 def test_only_runs_of_the_same_loss_prompt_and_seed_are_compared():
@@ -211,7 +199,7 @@ def test_the_report_of_records(tmp_path, judge):
     text = report.write_report(tmp_path, wanted, judge)
     assert (tmp_path / "report.md").read_text() == text and "2 of 4 runs" in text
     assert f"- {wanted[2].name}: out of memory" in text and "few.vdm (1)" in text
-    assert "| few | 1 | 100.0 % (+0.0 [+0.0, +0.0]) |" in text and "100 % (1) (+100.0 [+100.0, +100.0]) | 77 | 31 / 36 |" in text
+    assert "| few | 1 | 100.0 % (+0.0) |" in text and "100 % (1) (+100.0 [+100.0, +100.0]) | 77 | 31 / 36 |" in text
     raw = json.loads((tmp_path / "report.json").read_text())
     assert str(tmp_path) not in (tmp_path / "report.json").read_text() and "tag=run" in raw["runs"][0]["arguments"]
     assert raw["summary"]["vdm"]["few"]["janus_difference"] == [1.0, 1.0, 1.0] and raw["runs"][0]["looks"]["steps"] == [0, 50]
