@@ -116,7 +116,7 @@ def test_a_radiance_field_gets_the_guidance_of_the_loss(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     by_loss = {run.method: config_of(run) for run in runs(plan(tmp_path, methods=["vdm", "sds", "vsd", "ism", "csd"], representations=["nerf"], seeds=[0]))}
     assert by_loss["sds"].system.guidance.guidance_scale == 100 and by_loss["vsd"].system.guidance.cfg_convention == "usual"
-    assert by_loss["ism"].system.guidance.anchor == "negative" and by_loss["ism"].system.guidance.loss.interval == [0, 100, 80, 150]
+    assert by_loss["ism"].system.guidance.anchor == "negative" and by_loss["ism"].system.guidance.loss.interval == [0, 100, 80, 300]
     assert by_loss["vdm"].system.guidance.timesteps == by_loss["csd"].system.guidance.timesteps
 
 
