@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -18,6 +20,17 @@ class ConfigError(DreamMappingError):
 
 class TeacherError(DreamMappingError):
     """A diffusion model that cannot be used: a part is missing, damaged or of an unsupported kind."""
+
+
+@contextmanager
+def mistakes_end_the_program() -> Iterator[None]:
+    """For command lines: a user's mistake ends the process with its message and exit code 1, any other error with its traceback."""
+    try:
+        yield
+    except Exception as problem:
+        if not getattr(problem, "is_user_error", False):
+            raise
+        sys.exit(f"Error: {problem}")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -9,14 +9,13 @@ import argparse
 import hashlib
 import json
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, mistakes_end_the_program
 from ..files import write_atomic
 from ..teachers import DiffusersTeacher
 from .fit import FitOptions
@@ -34,12 +33,8 @@ COMMON = ("times", "image_batch", "steps", "batch", "lr", "seed", "save_every")
 def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], arguments: list[str] | None) -> None:
     """A command line whose mistakes end it with one message and exit code 1."""
     args = parser.parse_args(arguments)
-    try:
+    with mistakes_end_the_program():
         run(args)
-    except Exception as problem:
-        if not getattr(problem, "is_user_error", False):
-            raise
-        sys.exit(f"Error: {problem}")
 
 
 def parser_for(description: str | None) -> argparse.ArgumentParser:

@@ -11,14 +11,13 @@ and .md) and, with the protocol, into a JSON file. The teacher's pictures are dr
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, mistakes_end_the_program
 from .assets import Asset, find_assets
 from .protocol import Protocol, load_protocol, names
 from .scores import record, table, together_text, write_json
@@ -28,12 +27,8 @@ from .scoring import Measured, Scorer
 def main(arguments: list[str] | None = None) -> None:
     """The command line. Mistakes end it with one message and exit code 1."""
     args = _parser().parse_args(arguments)
-    try:
+    with mistakes_end_the_program():
         run(args)
-    except Exception as problem:
-        if not getattr(problem, "is_user_error", False):
-            raise
-        sys.exit(f"Error: {problem}")
 
 
 def run(args: argparse.Namespace) -> None:

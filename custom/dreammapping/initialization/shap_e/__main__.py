@@ -9,13 +9,12 @@ The first prompt fetches the weights (1.8 GB) unless --model names a folder.
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import torch
 
-from ...errors import ConfigError
+from ...errors import ConfigError, mistakes_end_the_program
 from ...files import write_atomic
 from ..grown import grown_points
 from ..mesh import ColoredMesh, points_on_mesh
@@ -26,12 +25,8 @@ from .files import FORMATS, mesh_bytes, point_bytes
 def main(arguments: list[str] | None = None) -> None:
     """The command line. Mistakes end it with one message and exit code 1."""
     args = _parser().parse_args(arguments)
-    try:
+    with mistakes_end_the_program():
         run(args)
-    except Exception as problem:
-        if not getattr(problem, "is_user_error", False):
-            raise
-        sys.exit(f"Error: {problem}")
 
 
 def run(args: argparse.Namespace) -> None:
