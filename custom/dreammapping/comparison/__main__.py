@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import ConfigError
 from ..evaluation.protocol import Protocol, load_protocol
 from . import records
 from .choose import write_choices
@@ -41,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many minutes")
     result.add_argument("--grace", type=float, default=float("inf"), help="seconds after which runs still going on then are given up")
     result.add_argument("--keep-trials", action="store_true", help="keep the whole folders of the runs")
-    result.add_argument("--report", action="store_true", help="only make the report of what is there")
+    what = result.add_mutually_exclusive_group()
+    what.add_argument("--report", action="store_true", help="only make the report of what is there")
+    what.add_argument("--no-report", action="store_true", help="only make the runs; the report can be made elsewhere")
     result.add_argument("--list", action="store_true", help="only say which runs there would be")
     result.add_argument("--choose", type=Path, metavar="FILE", help="write each loss's best variant into FILE, for the key `choices` of other plans")
     result.add_argument("--by", default="clip.judge", metavar="METRIC", help="by which --choose chooses; default: clip.judge")
@@ -67,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compare(args: argparse.Namespace) -> None:
     """Everything the arguments ask for."""
+    if args.no_report and args.choose:
+        raise ConfigError("--choose takes what the report says, so it cannot be asked for with --no-report")
     plan = load_plan(args.plan)
     protocol = load_protocol(plan.protocol)
     wanted = planned(plan, protocol)
@@ -79,6 +84,8 @@ def compare(args: argparse.Namespace) -> None:
     if not args.report:
         craft = Craft(records.harvest, partial(records.begin, protocol))
         run_all([run.job for run in wanted], output, craft, Limits(args.workers, args.minutes, args.grace, args.keep_trials))
+    if args.no_report:
+        return
     results = collect(output, wanted, look)
     drawn = teacher_assets([p for p in plan.prompts if any(asset.prompt == p for asset in results.assets)], look, device)
     told = {key: value for key, value in dataclasses.asdict(protocol).items() if key not in ("prompts", "seeds")}  # the plan's count

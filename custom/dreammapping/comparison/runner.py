@@ -110,9 +110,11 @@ def write_record(output: Path, job: Job, facts: dict[str, Any]) -> dict[str, Any
 # ---- in the worker processes ----
 
 
-def start_worker(begin: Callable[[], None]) -> None:
-    """Prepare this process; it ends when the one that started it does, even if that was killed."""
+def start_worker(begin: Callable[[], None], gpu: str | None = None) -> None:
+    """Prepare this process, which sees one GPU; it ends when the one that started it does, even if that was killed."""
     threading.Thread(target=_follow_parent, daemon=True).start()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before anything asks CUDA
     torch.set_num_threads(1)
     extension = __name__.removesuffix(".comparison.runner")  # launch.py knows it as dreammapping; its classes must not be there twice
     sys.modules.setdefault("dreammapping", sys.modules[extension])
@@ -202,8 +204,14 @@ def output_to(path: Path) -> Iterator[None]:
 # ---- in the main process ----
 
 
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that workers share, as CUDA_VISIBLE_DEVICES has them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(i) for i in range(torch.cuda.device_count())] if given is None else [name.strip() for name in given.split(",") if name.strip()]
+
+
 def run_all(jobs: Sequence[Job], output: Path, craft: Craft, limits: Limits = Limits()) -> None:
-    """Make the runs that are not finished, in their order and `limits.workers` at once.
+    """Make the runs that are not finished, in their order and `limits.workers` at once, on all visible GPUs in turn.
 
     Ends when all are done, or when the time is up and then `limits.grace` seconds have passed or nothing is running any more.
     """
@@ -213,7 +221,8 @@ def run_all(jobs: Sequence[Job], output: Path, craft: Craft, limits: Limits = Li
     print(f"{len(jobs)} runs, {len(todo)} to do" + (f", {len(failed)} of them again after a failure" * bool(failed)), flush=True)
     waiting = deque(fresh + failed)
     deadline = time.monotonic() + 60 * limits.minutes
-    workers = [_Worker(craft) for _ in range(min(limits.workers, len(waiting)))]
+    gpus = visible_gpus() or [None]
+    workers = [_Worker(craft, gpus[i % len(gpus)]) for i in range(min(limits.workers, len(waiting)))]
     try:
         _work_off(waiting, workers, output, limits, deadline)
     finally:
@@ -252,13 +261,13 @@ def _work_off(waiting: deque[Job], workers: list[_Worker], output: Path, limits:
 class _Worker:
     """One process that makes one run after the other; a new one takes the place of one that died."""
 
-    def __init__(self, craft: Craft) -> None:
-        self._craft = craft
+    def __init__(self, craft: Craft, gpu: str | None) -> None:
+        self._craft, self._gpu = craft, gpu
         self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, job: Job, output: Path, limits: Limits) -> Future:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, get_context(self._craft.start), start_worker, (self._craft.begin,))
+            self._pool = ProcessPoolExecutor(1, get_context(self._craft.start), start_worker, (self._craft.begin, self._gpu))
         try:
             return self._pool.submit(work, job, output, self._craft, limits)
         except BrokenProcessPool as problem:  # it died between two runs
@@ -272,7 +281,7 @@ class _Worker:
             return
         processes = list((self._pool._processes or {}).values())
         for process in processes:
-            process.terminate()
+            process.kill()  # Lightning answers a termination by ending the run as if it were whole
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = None
 

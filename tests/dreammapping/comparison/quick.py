@@ -46,6 +46,8 @@ def harvest(job: Job, run: Path, record: Path) -> dict[str, Any]:
     write_atomic(Path(f"{record}.txt"), run.joinpath("result").read_bytes())
     with open(record.parents[1] / "made", "a", encoding="utf-8") as file:  # one write: whole lines from all processes
         file.write(f"{job.name}\n")
+    with open(record.parents[1] / "seen", "a", encoding="utf-8") as file:  # what GPU a process sees
+        file.write(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES') or '-'}\n")
     return {"result": int(run.joinpath("result").read_text())}
 
 

@@ -111,6 +111,20 @@ def test_launch_is_called_with_where_the_run_goes(tmp_path, monkeypatch):
     assert work(Job("b", ("--nonsense",)), tmp_path, Craft(quick.harvest), Limits())["failure"]
 
 
+def test_workers_share_the_visible_gpus(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, 3")
+    jobs = [job(i, "seconds=0.2") for i in range(8)]
+    run_all(jobs, tmp_path, CRAFT, Limits(workers=4))
+    seen = dict(line.split() for line in (tmp_path / "seen").read_text().splitlines())
+    assert sorted(seen.values()) == ["3", "3", "5", "5"]  # by process
+
+
+def test_without_gpus_workers_are_told_of_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run_all([job(1)], tmp_path, CRAFT, Limits(workers=2))
+    assert (tmp_path / "seen").read_text().split()[1:] == ["-"]
+
+
 def test_workers_that_are_started_afresh_make_runs_too(tmp_path):
     run_all([job(1)], tmp_path, replace(CRAFT, start="spawn"), Limits())
     assert made(tmp_path) == ["run.1"]
