@@ -19,6 +19,7 @@ def choose(plan: Plan, rows: list[dict[str, Any]], metric: str) -> dict[str, dic
 
     Of equal ones the first is taken. Raises DreamMappingError if a loss has no value of the metric.
     """
+    rows = [row for row in rows if row["method"] in plan.methods]  # the teacher's samples have one, too
     known = {key for row in rows for key in row["values"]}
     if metric not in known:
         raise DreamMappingError(f"no run has a value of {metric!r}, by which to choose; {suggest(metric, known)}")
