@@ -37,6 +37,8 @@ class DistillerSettings:
     """Each element of g is clamped to [-grad_clip, grad_clip]."""
     offset_noise: float = 0.0
     """Strength of the per-channel noise shared by the batch; LucidDreamer 0.1."""
+    cuda_graphs: bool = True
+    """On CUDA, launch what the loss trains as one recording, where the loss allows it (see ScoreLoss.decisions)."""
 
 
 @dataclass(frozen=True)
