@@ -97,7 +97,7 @@ class Replayed:
 
     def __call__(self, *inputs: Tensor, key: Hashable = ()) -> tuple[Tensor, ...]:
         """The function's results. `key`: whatever else the function depends on."""
-        if self.gave_up or not self._recorder.covers(inputs[0].device):
+        if not self.covers(inputs[0].device):
             return self.function(*inputs)
         wants_gradient = self.differentiable and torch.is_grad_enabled()
         signature = (
@@ -115,6 +115,10 @@ class Replayed:
                 return self.function(*inputs)
         self._recordings.move_to_end(signature)
         return recording(inputs)
+
+    def covers(self, device: torch.device) -> bool:
+        """Whether calls on `device` are recorded."""
+        return not self.gave_up and self._recorder.covers(device)
 
     def forget(self) -> None:
         """Drop all recordings: the tensors they read or change have been replaced."""
