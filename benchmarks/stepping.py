@@ -22,6 +22,7 @@ from dreammapping.system.capabilities import Densifies, OwnLearningRates  # noqa
 from dreammapping.system.guards import FiniteGuard, check_finite  # noqa: E402
 from dreammapping.teachers import DiffusersTeacher  # noqa: E402
 from dreammapping.transfers import to_device  # noqa: E402
+from threestudio.utils.base import update_all, update_all_end  # noqa: E402
 from threestudio.utils.config import load_config  # noqa: E402
 from threestudio.utils.presets import overlay_files  # noqa: E402
 
@@ -65,7 +66,7 @@ class Run:
         self.optimizer = self.system.configure_optimizers()["optimizer"]
         data = threestudio.find(config.data_type)(config.data)
         data.setup("fit")
-        self.dataset = data.train_dataset
+        self.dataset = getattr(data, "train_dataset", None)
         if device.type == "cuda" and hasattr(self.dataset, "rays_later"):
             self.dataset.rays_later = True  # as with a trainer
         self.batches, self.device = iter(data.train_dataloader()), device
@@ -99,6 +100,8 @@ class Run:
         geometry, step = self.system.geometry, self.number
         with piece("data"):
             batch = self.draw()
+        with piece("schedules"):
+            update_all([self.dataset, self.system], 0, step)
         if isinstance(geometry, OwnLearningRates):
             geometry.update_learning_rates(self.optimizer, step)
         with piece("render"):
@@ -118,6 +121,7 @@ class Run:
             with piece("densification"):
                 geometry.after_optimizer_step(step, out["rasterization"].info, self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
+        update_all_end([self.dataset, self.system], 0, step)
         self.number += 1
 
     def draw(self) -> dict[str, Any]:
