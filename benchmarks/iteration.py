@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +104,16 @@ def side_by_side(device: torch.device, tiny: bool, iterations: int, overrides: l
     with tempfile.TemporaryDirectory() as scratch, teachers_loaded_once():
         folder = Path(scratch) / "teacher"
         teacher = tiny_teacher(folder) if tiny else random_sd21(folder, device)
-        own = [*own_overrides(teacher, "gs", tiny), *overrides]
+        own = own_overrides(teacher, "gs", tiny)
         on = [] if tiny else ["system.guidance.compile_unet=true"]
         plain = {f"plain{' with decode' if decode else ''}": decode for decode in (False, True)}
         for loss, settings, name in (
             ("vdm", on, "VDM+DCA"), ("sds", on, "SDS"), ("vdm", EAGER, "VDM+DCA eager"), ("sds", EAGER, "SDS eager"),
             *(("sds", EAGER, name) for name in plain),
         ):  # fmt: skip
+            config = configuration(loss, "gs", [*own, *settings, *overrides], False)
             try:
-                make = lambda: Run(configuration(loss, "gs", [*own, *settings], False), device)  # noqa: E731
-                report["rows"][name] = _row(make, device, iterations, teacher, plain.get(name))
+                report["rows"][name] = _row(config, device, iterations, teacher, plain.get(name))
             except Exception as problem:  # the other rows are still worth having
                 report["rows"][name] = {"error": f"{type(problem).__name__}: {problem}"}
             print(f"  {name:20}{_told(report['rows'][name])}", flush=True)
@@ -122,14 +121,14 @@ def side_by_side(device: torch.device, tiny: bool, iterations: int, overrides: l
     return report
 
 
-def _row(make: Callable[[], Run], device: torch.device, iterations: int, teacher: Path, decode: bool | None) -> dict[str, Any]:
+def _row(config: Any, device: torch.device, iterations: int, teacher: Path, decode: bool | None) -> dict[str, Any]:
     """`decode` None: our own step; else the plain one."""
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     begin = time.perf_counter()
-    run = make()
+    run = Run(config, device)
     guide = None if decode is None else PlainStep(teacher, run.system.prompt_utils, device, decode=decode)
 
     def step() -> None:

@@ -75,12 +75,20 @@ def measure(run: Run, iterations: int, count: bool) -> dict[str, Any]:
         entry["host_ms"] = pieces.medians([host_ms for _, host_ms in steps])
         entry["outside_ms"] = entry["wall_ms"] - sum(entry["device_ms"].values())
         if count:
-            with pieces.OperationCount(timeline) as operations:
-                run.advance(timeline.piece)
-            entry["floor"] = operations.floor(pieces.measured_ceilings(device))
+            entry |= _counted(run, timeline)
     finally:
         pieces.unbracket(run, recorded)
     return entry
+
+
+def _counted(run: Run, timeline: pieces.Timeline) -> dict[str, Any]:
+    """`floor` of one step, or why there is none."""
+    try:
+        with pieces.OperationCount(timeline) as operations:
+            run.advance(timeline.piece)
+        return {"floor": operations.floor(pieces.measured_ceilings(run.device))}
+    except Exception as problem:  # the measured times are still worth having
+        return {"floor_error": f"{type(problem).__name__}: {problem}"}
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, ContextManager
+from typing import Any
 
 import torch
 
@@ -27,7 +27,7 @@ from threestudio.utils.config import load_config  # noqa: E402
 from threestudio.utils.presets import overlay_files  # noqa: E402
 
 CONFIGS = ROOT / "custom" / "dreammapping" / "configs"
-Piece = Callable[[str], ContextManager[None]]
+Piece = Callable[[str], AbstractContextManager[None]]
 EAGER = tuple(f"system.guidance.{key}=false" for key in ("compile_unet", "cuda_graphs", "fuse_projections"))
 """Overrides that switch every optimization of the step off."""
 
