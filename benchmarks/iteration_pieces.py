@@ -62,7 +62,10 @@ def measure(run: Run, iterations: int, count: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {"wall_ms": timed(run.advance, device, iterations)}
     entry["peak_gpu_memory_bytes"] = peak_gpu_memory_bytes(device)
     if device.type == "cuda":
-        entry["waits_per_step"] = pieces.waits(run, 3)
+        try:
+            entry["waits_per_step"] = pieces.waits(run, 3)
+        except Exception as problem:  # the times are still worth having
+            entry["waits_error"] = f"{type(problem).__name__}: {problem}"
     timeline, recorded = pieces.Timeline(device), system.guidance.distiller.recorded
     pieces.bracket_guidance(run, timeline)
     try:

@@ -185,10 +185,7 @@ def waits(run: Run, steps: int) -> dict[str, float]:
 
     def note(message: Any, *args: Any, **kwargs: Any) -> None:
         if "synchroniz" in str(message):
-            ours = [f for f in traceback.extract_stack() if "benchmarks" not in f.filename and "warnings" not in f.filename]
-            frame = ours[-1]
-            own = next((f for f in reversed(ours) if f.filename.startswith((f"{ROOT}/custom", f"{ROOT}/threestudio"))), frame)
-            places[f"{own.filename.removeprefix(f'{ROOT}/')}:{own.lineno} {own.name} ({frame.name})"] += 1
+            places[waiting_place()] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -200,6 +197,15 @@ def waits(run: Run, steps: int) -> dict[str, float]:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return {place: count / steps for place, count in places.most_common()}
+
+
+def waiting_place() -> str:
+    """'file:line function (innermost function)' of our own code that is running; the benchmarks' own frames left out."""
+    frames = [f for f in traceback.extract_stack() if f"{ROOT}/benchmarks" not in f.filename and "warnings.py" not in f.filename]
+    ours = [f for f in frames if f.filename.startswith((f"{ROOT}/custom", f"{ROOT}/threestudio"))]
+    if not ours:
+        return f"outside of our code ({frames[-1].name if frames else 'no Python'})"
+    return f"{ours[-1].filename.removeprefix(f'{ROOT}/')}:{ours[-1].lineno} {ours[-1].name} ({frames[-1].name})"
 
 
 def table(entry: dict[str, Any]) -> str:
