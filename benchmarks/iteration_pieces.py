@@ -113,6 +113,12 @@ def main() -> None:
 
     tiny, iterations = not options.paper_shapes, 6 if options.quick else options.iterations
     report: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, "kind": options.kind, "runs": {}}
+    run_all(options, device, report, tiny, iterations)
+    print(f"raw numbers: {options.output}")
+
+
+def run_all(options: argparse.Namespace, device: torch.device, report: dict[str, Any], tiny: bool, iterations: int) -> None:
+    """Every variant of every loss; `report` is written after each."""
     with tempfile.TemporaryDirectory() as scratch, teachers_loaded_once():
         folder = Path(scratch) / "teacher"
         teacher = tiny_teacher(folder) if tiny else random_sd21(folder, device)
@@ -137,7 +143,6 @@ def main() -> None:
                 report["runs"][f"{loss} {name}"] = entry
                 options.output.parent.mkdir(parents=True, exist_ok=True)
                 options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    print(f"raw numbers: {options.output}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ class RecordedUpdate:
         self, update: Update, loss: ScoreLoss, optimizer: AuxiliaryOptimizer, recorder: Recorder | None = None
     ) -> None:
         self._update, self._loss, self._optimizer = update, loss, optimizer
-        self._replayed = Replayed(self._run, "the training of the loss's own part", state=self._state, recorder=recorder)
+        what = "the training of the loss's own part"
+        self._replayed = Replayed(self._run, what, state=self._state, recorder=recorder)
         self._names: dict[Hashable, tuple[list[str], list[str]]] = {}
 
     def __call__(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
@@ -37,7 +38,8 @@ class RecordedUpdate:
         if decisions is None or not isinstance(answers, Guided) or several_processes():
             return self._update(draw, answers)
         self._now = (decisions, draw, answers)
-        inputs = (answers.cond, answers.uncond, answers.guided, draw.clean, draw.noise, draw.noisy, draw.t, draw.alpha_bar)
+        drawn = (draw.clean, draw.noise, draw.noisy, draw.t, draw.alpha_bar)
+        inputs = (answers.cond, answers.uncond, answers.guided, *drawn)
         where = self._optimizer.parameters[0].data_ptr()  # another one: the loss has been moved
         residual, *scalars = self._replayed(*inputs, key=(decisions, where))
         auxiliary, diagnostics = self._names[decisions]
