@@ -34,8 +34,9 @@ class RecordedUpdate:
 
     def __call__(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
         """As `Distiller.update`; the auxiliary losses come without graph, as they have been used."""
-        decisions = self._loss.decisions(draw) if self._replayed.covers(draw.clean.device) else None
-        if decisions is None or not isinstance(answers, Guided) or several_processes():
+        possible = self._replayed.covers(draw.clean.device) and isinstance(answers, Guided) and not several_processes()
+        decisions = self._loss.decisions(draw) if possible else None
+        if decisions is None:
             return self._update(draw, answers)
         self._now = (decisions, draw, answers)
         drawn = (draw.clean, draw.noise, draw.noisy, draw.t, draw.alpha_bar)
