@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .arithmetic import Arithmetic, Norm, TorchArithmetic, wide
 from .pieces import (
