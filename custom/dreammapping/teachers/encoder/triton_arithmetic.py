@@ -23,6 +23,8 @@ class Launch:
     """Programs that a sum over all images is spread over, about."""
     longest: int = 512
     """Runs per image at most: the second kernel takes all of them at once."""
+    stages: int = 1
+    """Tiles of a run that are on their way at a time; above 1 they come through shared memory."""
 
 
 class TritonArithmetic:
@@ -71,7 +73,7 @@ class TritonArithmetic:
         means, y = torch.empty_like(statistics), torch.empty_like(x)
         read = (gradient, x, x if bias is None else bias, statistics, norm.weight, norm.offset)
         cut = {"GROUPS": norm.groups, "BIASED": bias is not None, "SILU": norm.silu, **self._cut(x)}
-        kernels.gradient_sums[(runs, pictures)](*read, plain, along, rows, run, STEPS=run // cut["BR"], **cut)
+        kernels.gradient_sums[(runs, pictures)](*read, plain, along, rows, run, **self._steps(run, cut), **cut)
         kernels.merge_sums[(norm.groups, pictures)](
             plain, along, means, rows, runs, C=channels, **self._merging(norm, channels, runs)
         )
@@ -84,7 +86,7 @@ class TritonArithmetic:
         mean, deviation = x.new_empty(2, len(x), runs, x.shape[1], dtype=torch.float32)
         kernels.moments[(runs, len(x))](
             x, x if y is None else _dense(y), x if bias is None else bias, total, mean, deviation, _rows(x), run,
-            STEPS=run // cut["BR"], BIASED=bias is not None, ADDS=y is not None, **cut,
+            **self._steps(run, cut), BIASED=bias is not None, ADDS=y is not None, **cut,
         )  # fmt: skip
         return Moments(mean, deviation, run)
 
@@ -98,6 +100,9 @@ class TritonArithmetic:
         wanted = min(max(self.launch.programs // len(x), 1), self.launch.longest)
         run = triton.cdiv(triton.cdiv(rows, wanted), step) * step
         return run, triton.cdiv(rows, run)
+
+    def _steps(self, run: int, cut: dict[str, int]) -> dict[str, int]:
+        return {"STEPS": run // cut["BR"], "STAGES": self.launch.stages}
 
     @staticmethod
     def _tiles(x: Tensor, cut: dict[str, int]) -> tuple[int, int]:

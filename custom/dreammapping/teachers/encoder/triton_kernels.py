@@ -27,7 +27,7 @@ def _load(x, other, shift, at, mask, ADDS: tl.constexpr):
 @triton.jit(do_not_specialize=COUNTS)
 def moments(
     x, other, bias, total, mean, deviation, rows, run,
-    STEPS: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, BIASED: tl.constexpr, ADDS: tl.constexpr,
+    STEPS: tl.constexpr, STAGES: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr, BIASED: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
     part, picture = tl.program_id(0), tl.program_id(1)
     base = picture.to(tl.int64) * rows * C
@@ -43,7 +43,7 @@ def moments(
     pivot = _load(x, other, shift, start * C + channel[None, :], inside[None, :], ADDS)
     first = tl.zeros([BR, BC], tl.float32)
     second = tl.zeros([BR, BC], tl.float32)
-    for step in range(STEPS):
+    for step in tl.range(STEPS, num_stages=STAGES):
         row = start + step * BR + tl.arange(0, BR)
         mask = (row < stop)[:, None] & inside[None, :]
         at = row[:, None] * C + channel[None, :]
@@ -137,7 +137,7 @@ def normalize(
 @triton.jit(do_not_specialize=COUNTS)
 def gradient_sums(
     gradient, x, bias, statistics, weight, offset, plain, along, rows, run,
-    STEPS: tl.constexpr, C: tl.constexpr, GROUPS: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
+    STEPS: tl.constexpr, STAGES: tl.constexpr, C: tl.constexpr, GROUPS: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr,
     BIASED: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     part, picture = tl.program_id(0), tl.program_id(1)
@@ -153,7 +153,7 @@ def gradient_sums(
     stop = tl.minimum(start + run, rows)
     first = tl.zeros([BR, BC], tl.float32)
     second = tl.zeros([BR, BC], tl.float32)
-    for step in range(STEPS):
+    for step in tl.range(STEPS, num_stages=STAGES):
         row = start + step * BR + tl.arange(0, BR)
         mask = (row < stop)[:, None] & inside[None, :]
         at = row[:, None] * C + channel[None, :]
