@@ -70,16 +70,19 @@ class RandomCameraDataModuleConfig:
     """False leaves directions with depth 1 along the optical axis."""
 
 
-def camera_batch(c2w: Tensor, fovy: Tensor, height: int, width: int, unit_directions: Tensor, normalize: bool) -> dict:
-    """The part of a batch that follows from poses [B, 4, 4] and fields of view [B] in radians: rays and matrices."""
+def camera_rays(c2w: Tensor, fovy: Tensor, height: int, unit_directions: Tensor, normalize: bool) -> dict[str, Tensor]:
+    """rays_o, rays_d [B, H, W, 3] of poses [B, 4, 4] and fields of view [B] in radians, on their device."""
     focal = 0.5 * height / torch.tan(0.5 * fovy)
     directions = unit_directions.expand(len(fovy), -1, -1, -1).clone()
     directions[..., :2] /= focal[:, None, None, None]
     rays_o, rays_d = get_rays(directions, c2w, keepdim=True, normalize=normalize)
+    return {"rays_o": rays_o, "rays_d": rays_d}
+
+
+def camera_matrices(c2w: Tensor, fovy: Tensor, height: int, width: int) -> dict[str, Tensor]:
+    """The small part of a batch that follows from poses [B, 4, 4] and fields of view [B] in radians."""
     proj_mtx = get_projection_matrix(fovy, width / height, NEAR, FAR)
     return {
-        "rays_o": rays_o,
-        "rays_d": rays_d,
         "mvp_mtx": get_mvp_matrix(c2w, proj_mtx),
         "proj_mtx": proj_mtx,
         "c2w": c2w,
@@ -121,6 +124,7 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
     """Endless training cameras. `collate` makes a batch and is what subclasses override; it ignores its argument.
 
     Attributes of the current step: `height, width, batch_size, directions_unit_focal, elevation_range, azimuth_range`.
+    With `rays_later` batches come without rays_o and rays_d, which `rays` makes where the batch is then.
     State: `next_index`, the number k of the next batch, set from `first_index()` whenever an iteration starts.
     """
 
@@ -145,6 +149,8 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
         self.seed = torch.initial_seed()
         self.first_index: Callable[[], int] = lambda: 0
         self.next_index = 0
+        self.rays_later = False
+        self._on_device: dict[tuple[int, int, torch.device], Tensor] = {}
         self.update_step(0, 0)
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
@@ -184,6 +190,14 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
         self.update_step(0, index)
         return self._draw(sampling.generator_for(self.seed, index))
 
+    def rays(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """rays_o, rays_d [B,H,W,3] of a batch without them, on its device."""
+        height, width, device = batch["height"], batch["width"], batch["c2w"].device
+        if (height, width, device) not in self._on_device:
+            self._on_device[height, width, device] = get_ray_directions(H=height, W=width, focal=1.0).to(device)
+        unit = self._on_device[height, width, device]
+        return camera_rays(batch["c2w"], batch["fovy"], height, unit, self.cfg.rays_d_normalize)
+
     def _draw(self, generator: torch.Generator) -> dict[str, Any]:
         """rays_o, rays_d [B,H,W,3]; mvp_mtx, proj_mtx, c2w [B,4,4]; camera_positions, light_positions [B,3]; elevation,
         azimuth [B] degrees and camera_distances [B], all three before perturbation; fovy [B] radians; height, width."""
@@ -203,9 +217,10 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
             lights = sampling.draw_lights_near_camera(position, light_distance, perturb, generator)
         else:
             lights = sampling.draw_lights_in_cone(position, light_distance, generator)
-        size = (self.height, self.width, self.directions_unit_focal)
+        made = (c2w, fovy, self.height, self.directions_unit_focal, cfg.rays_d_normalize)
         return {
-            **camera_batch(c2w, fovy, *size, cfg.rays_d_normalize),
+            **({} if self.rays_later else camera_rays(*made)),
+            **camera_matrices(c2w, fovy, self.height, self.width),
             "camera_positions": position,
             "light_positions": lights,
             "elevation": elevation,
@@ -256,8 +271,9 @@ class RandomCameraDataset(Dataset):
         if not 0 <= index < self.n_views:
             raise IndexError(index)
         cfg, view = self.cfg, slice(index, index + 1)
-        size = (cfg.eval_height, cfg.eval_width, self.directions_unit_focal)
-        camera = camera_batch(self.c2w[view], self.fovy[view], *size, cfg.rays_d_normalize)
+        c2w, fovy = self.c2w[view], self.fovy[view]
+        rays = camera_rays(c2w, fovy, cfg.eval_height, self.directions_unit_focal, cfg.rays_d_normalize)
+        camera = rays | camera_matrices(c2w, fovy, cfg.eval_height, cfg.eval_width)
         return {
             "index": index,
             **{key: value[0] for key, value in camera.items()},
@@ -290,6 +306,7 @@ class RandomCameraDataModule(pl.LightningDataModule):
         if stage in (None, "fit"):
             self.train_dataset = RandomCameraIterableDataset(self.cfg)
             self.train_dataset.first_index = self._batches_trained
+            self.train_dataset.rays_later = self._on_cuda
         if stage in (None, "fit", "validate"):
             self.val_dataset = RandomCameraDataset(self.cfg, "val")
         if stage in (None, "test", "predict"):
@@ -300,9 +317,24 @@ class RandomCameraDataModule(pl.LightningDataModule):
         trainer = self.trainer
         return 0 if trainer is None else trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
+    @property
+    def _on_cuda(self) -> bool:
+        """Whether the trainer works on a GPU. Then rays are made there: they are nearly all of a batch's bytes."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Lightning's hook: completes a training batch on its device."""
+        if isinstance(batch, dict) and "c2w" in batch and "rays_o" not in batch:
+            batch |= self.train_dataset.rays(batch)
+        return batch
+
     def train_dataloader(self) -> DataLoader:
-        # Workers would hold copies of the dataset, and drawing a camera is cheaper than sending it.
-        return DataLoader(self.train_dataset, batch_size=None, num_workers=0, collate_fn=self.train_dataset.collate)
+        # Workers would hold copies of the dataset, and drawing a camera is cheaper than sending it. A pinned batch goes
+        # to the device while that works.
+        dataset = self.train_dataset
+        return DataLoader(
+            dataset, batch_size=None, num_workers=0, collate_fn=dataset.collate, pin_memory=self._on_cuda
+        )
 
     def _eval_loader(self, dataset: RandomCameraDataset) -> DataLoader:
         return DataLoader(dataset, batch_size=1, num_workers=0, collate_fn=dataset.collate)

@@ -59,6 +59,11 @@ class AuxiliaryOptimizer:
             return self._restored
         return self._ready().state_dict()
 
+    def tensors(self) -> list[Tensor]:
+        """What an update changes in place beside the parameters; empty before the first."""
+        states = [] if self._optimizer is None else self._optimizer.state.values()
+        return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         # Kept until the first step: by then the parameters are on the device they will stay on.
         self._restored = dict(state)
@@ -69,17 +74,26 @@ class AuxiliaryOptimizer:
         if self._restored is not None:
             self._optimizer.load_state_dict(self._restored)
             self._restored = None
+            for group in self._optimizer.param_groups:
+                if "capturable" in group:  # the state may come from another device
+                    group["capturable"] = self._on_cuda()
         return self._optimizer
 
     def _build(self) -> torch.optim.Optimizer:
         u = self.update
         cls = OPTIMIZERS.get(u.optimizer)
         options: dict[str, Any] = {"lr": u.lr, "weight_decay": u.weight_decay}
-        options |= {"momentum": u.betas[0]} if u.optimizer == "sgd" else {"betas": u.betas, "eps": u.eps}
+        if u.optimizer == "sgd":
+            options |= {"momentum": u.betas[0]}
+        else:  # capturable: as a CUDA graph, see recorded_update.py
+            options |= {"betas": u.betas, "eps": u.eps, "capturable": self._on_cuda()}
         try:  # one kernel for all tensors: an operator has about a hundred small ones
             return cls(self.parameters, fused=True, **options)
         except RuntimeError:  # a device without fused kernels
             return cls(self.parameters, foreach=True, **options)
+
+    def _on_cuda(self) -> bool:
+        return bool(self.parameters) and all(p.device.type == "cuda" for p in self.parameters)
 
 
 def _laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
@@ -93,10 +107,15 @@ def _laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
 def average_over_processes(tensors: Iterable[Tensor | None]) -> None:
     """In place. Keeps the copies on several devices equal; what a loss learns is outside the trainer's own
     synchronization."""
-    distributed = torch.distributed
-    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
+    if not several_processes():
         return
     for tensor in tensors:
         if tensor is not None:
-            distributed.all_reduce(tensor)
-            tensor /= distributed.get_world_size()
+            torch.distributed.all_reduce(tensor)
+            tensor /= torch.distributed.get_world_size()
+
+
+def several_processes() -> bool:
+    """Whether this run trains on several devices."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -10,6 +10,7 @@ The paper leaves several choices open; each is a setting whose default is the mo
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from ..degradation.pretrained import OperatorKind, start_operator
 from ..errors import ConfigError
 from .auxiliary import AuxiliaryUpdate
 from .cfg import Guided
-from .dca import CutOff, build_coefficient
+from .dca import CutOff, Fixed, build_coefficient
 from .draw import NoisyDraw
 from .loss import LossContext, ScoreLoss, ScoreResult, register_loss
 from .teacher import Cost, PromptedTeacher
@@ -151,7 +152,7 @@ class VDM(ScoreLoss):
         read = answers.guided if s.m_input == "cfg" or s.cfg_place == "inside" else answers.cond
         mapped = self.degrade(read, draw)
         auxiliary = {}
-        if bool((draw.t_host >= s.op_tmin).any()):
+        if self._trains(draw):
             auxiliary["op"] = self.operator_loss(mapped, draw)
         with torch.no_grad():
             own = self.degrade(read, draw, training=False) if s.bn_mode == "eval" else mapped.detach()
@@ -172,6 +173,15 @@ class VDM(ScoreLoss):
                 "dca_coefficient": lam.mean(),
             }
         return ScoreResult(residual, auxiliary, diagnostics)
+
+    def decisions(self, draw: NoisyDraw) -> Hashable | None:
+        if not isinstance(self.coefficient, Fixed):  # the others learn on the host
+            return None
+        return self._trains(draw), draw.step < self.settings.psi_warmup
+
+    def _trains(self, draw: NoisyDraw) -> bool:
+        """Whether any image's t trains M."""
+        return bool((draw.t_host >= self.settings.op_tmin).any())
 
     def degrade(self, eps: Tensor, draw: NoisyDraw, training: bool = True) -> Tensor:
         """M_psi(eps) [B,C,h,w] in eps's dtype, with graph to psi."""

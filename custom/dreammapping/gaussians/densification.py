@@ -90,13 +90,13 @@ class Densification(nn.Module):
         gradient, radii = info[GRADIENT_KEY].grad, info["radii"]
         if gradient is None:  # nothing of the loss reached the image
             return
-        unit = gradient.new_tensor([info["width"] / 2.0, info["height"] / 2.0])
-        if self.settings.loss_over_views == "mean":
-            unit = unit * gradient.shape[0]
+        views = gradient.shape[0] if self.settings.loss_over_views == "mean" else 1
+        in_pixels = (info["width"] / 2.0 * views, info["height"] / 2.0 * views)
         if self.settings.views == "last":
             gradient, radii = gradient[-1:], radii[-1:]
         seen = (radii > 0).all(-1)  # [C, N]; what the rasterizer says of a culled Gaussian has no meaning
-        norms = (gradient * unit).norm(dim=-1)
+        # By plain numbers: a tensor of them would have to come from the host, which waits for the device.
+        norms = torch.stack([gradient[..., i] * unit for i, unit in enumerate(in_pixels)], -1).norm(dim=-1)
         self.grad2d += torch.where(seen, norms, 0.0).sum(0)
         self.count += seen.sum(0)
         if self.settings.prune_scale2d is not None:

@@ -35,6 +35,8 @@ def random_colors(color: Tensor) -> Tensor:
     system saves with its checkpoints.
     """
     drawn = torch.rand(color.shape[0], 1, 1, color.shape[-1])
+    if color.device.type == "cuda":  # pinned: no waiting for the work queued there
+        drawn = drawn.pin_memory().to(color, non_blocking=True)
     return drawn.to(color).expand(color.shape)
 
 
