@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,15 +174,15 @@ class FrozenEncoder:
         return self.run(pixels)
 
     def run(self, pixels: Tensor) -> Tensor:
-        return _Encode.apply(pixels, self.network)
+        return _Encode.apply(pixels, self.network, torch.is_grad_enabled() and pixels.requires_grad)
 
 
 class _Encode(torch.autograd.Function):
     """The network as one step of autograd: a tape of our own, its tensors in autograd's keeping."""
 
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor, network: EncoderNetwork) -> Tensor:
-        tape = Tape(recording=ctx.needs_input_grad[0])
+    def forward(ctx: Any, pixels: Tensor, network: EncoderNetwork, recording: bool) -> Tensor:
+        tape = Tape(recording)
         result = network.forward(pixels, tape)
         ctx.network, ctx.dtype = network, pixels.dtype
         ctx.shapes = pack(ctx, tape)
@@ -191,8 +190,8 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.network.backward(gradient, unpack(ctx)).to(ctx.dtype), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.network.backward(gradient, unpack(ctx)).to(ctx.dtype), None, None
 
 
 def pack(ctx: Any, tape: Tape) -> list[list[Any]]:
@@ -229,6 +228,3 @@ def _bias(module: nn.Module) -> Tensor:
     if module.bias is None:
         return module.weight.new_zeros(len(module.weight), dtype=dtype)
     return module.bias.detach().to(dtype)
-
-
-__all__: Sequence[str] = ["EncoderNetwork", "FrozenEncoder", "Layout", "Unsupported"]
