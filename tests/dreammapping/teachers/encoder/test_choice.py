@@ -62,6 +62,17 @@ def test_an_unknown_part_is_named_in_a_warning():
         assert fast_encoder(vae, CUDA, torch.float16) is None
 
 
+def test_kernels_that_do_not_run_are_found_before_the_first_step(kernels, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no C compiler\nand a long trace")
+
+    for operation in ("normalize", "input_gradient"):
+        with monkeypatch.context() as broken:
+            broken.setattr(TorchArithmetic, operation, fail)
+            with pytest.warns(UserWarning, match=r"not run here \(RuntimeError: no C compiler\)"):
+                assert fast_encoder(frozen_vae(), CUDA, torch.float16) is None
+
+
 def encoded(teacher):
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     latents = teacher.encode(image, torch.Generator().manual_seed(1))
