@@ -174,7 +174,8 @@ class FrozenEncoder:
         return self.run(pixels)
 
     def run(self, pixels: Tensor) -> Tensor:
-        return _Encode.apply(pixels, self.network, torch.is_grad_enabled() and pixels.requires_grad)
+        with torch.cuda.device_of(pixels):  # Triton launches on the current device
+            return _Encode.apply(pixels, self.network, torch.is_grad_enabled() and pixels.requires_grad)
 
 
 class _Encode(torch.autograd.Function):

@@ -73,11 +73,11 @@ def test_kernels_that_do_not_run_are_found_before_the_first_step(kernels, monkey
                 assert fast_encoder(frozen_vae(), CUDA, torch.float16) is None
 
 
-def encoded(teacher):
-    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+def encoded(teacher, device="cpu"):
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
     latents = teacher.encode(image, torch.Generator().manual_seed(1))
     probe = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
-    return latents.detach(), torch.autograd.grad(latents, image, probe)[0]
+    return latents.detach(), torch.autograd.grad(latents, image, probe.to(device))[0]
 
 
 def test_on_a_cpu_diffusers_encodes(folder):
@@ -118,3 +118,16 @@ def test_a_recording_gives_the_same_values_and_gradients(monkeypatch):
         a, b = (torch.autograd.grad(y, images, torch.ones_like(y))[0] for y in (a, b))
         assert torch.equal(a, b) and a.abs().sum() > 0
     assert recorder.made == 2  # forward and backward
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("recorded", [True, False])
+def test_on_cuda_the_fast_one_is_taken_and_close(folder, recorded):
+    known = encoded(DiffusersTeacher.load(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        teacher = DiffusersTeacher.load(folder, TeacherOptions(cuda_graphs=recorded), "cuda")
+        assert teacher._fast_encoder is not None
+        for _ in range(5):  # the later ones are replayed
+            for got, expected in zip(encoded(teacher, "cuda"), known):
+                assert (got.cpu() - expected).norm() < 0.02 * expected.norm()
