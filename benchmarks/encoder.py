@@ -213,7 +213,7 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # of the float32 answer
     args.output.parent.mkdir(parents=True, exist_ok=True)
     shape, size = (SD21_VAE, args.size or 512) if on_gpu else (MINIATURE, args.size or 32)
-    repeats = args.repeats or ((5 if args.quick else 20) if on_gpu else 2)
+    repeats = args.repeats or ((10 if args.quick else 20) if on_gpu else 2)
     name = torch.cuda.get_device_name() if on_gpu else "CPU"
     report: dict[str, Any] = {"device": name, "torch": torch.__version__, "views": args.views, "size": size}
     with torch.cuda.device(device) if on_gpu else nullcontext():

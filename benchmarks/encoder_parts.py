@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 SHAPES = ((2, 96, 8, 33, 17), (3, 32, 4, 40, 40), (4, 128, 32, 128, 128), (4, 512, 32, 64, 64), (1, 256, 32, 256, 256))
 """Batch, channels, groups, height, width."""
-TUNING_SECONDS = 100
+TUNING_SECONDS = 60
 MATRIX, COPIED = 8192, 2**30
 """Side of the matrices and number of bytes of the copy that the ceilings are measured with."""
 
