@@ -13,7 +13,7 @@ from ...replay import Replayed
 from .network import FrozenEncoder, Unsupported
 
 HALVES = (torch.float16, torch.bfloat16)
-SMALL = 64
+SMALL = 32
 """Pixels a side of the image that the kernels are tried out with."""
 
 

@@ -21,7 +21,7 @@ class Launch:
     warps: int = 8
     programs: int = 1024
     """Programs that a sum over all images is spread over, about."""
-    longest: int = 512
+    longest: int = 256
     """Runs per image at most: the second kernel takes all of them at once."""
     stages: int = 1
     """Tiles of a run that are on their way at a time; above 1 they come through shared memory."""
