@@ -31,16 +31,19 @@ class Recorder(Protocol):
         """Run `function` a few times."""
         ...
 
-    def record(self, function: Callable[[], tuple[Tensor, ...]], shared: bool) -> tuple[Callable[[], None], Any]:
-        """(replay, outputs): `replay()` computes `outputs` anew, in place. `shared`: may reuse other recordings'
-        working memory."""
+    def pool(self, shared: bool) -> Any:
+        """Working memory for recordings: the one that all share, or a new one."""
+        ...
+
+    def record(self, function: Callable[[], tuple[Tensor, ...]], pool: Any) -> tuple[Callable[[], None], Any]:
+        """(replay, outputs): `replay()` computes `outputs` anew, in place, in the memory of `pool`."""
         ...
 
 
 class CudaRecorder:
-    """CUDA graphs. Recordings that leave nothing behind but their outputs share one memory pool."""
+    """CUDA graphs."""
 
-    _pool: Any = None
+    _shared_pool: Any = None
 
     def covers(self, device: torch.device) -> bool:
         return device.type == "cuda"
@@ -53,12 +56,16 @@ class CudaRecorder:
                 function()
         torch.cuda.current_stream().wait_stream(stream)
 
-    def record(self, function: Callable[[], tuple[Tensor, ...]], shared: bool) -> tuple[Callable[[], None], Any]:
-        if shared and CudaRecorder._pool is None:
-            CudaRecorder._pool = torch.cuda.graph_pool_handle()
+    def pool(self, shared: bool) -> Any:
+        if not shared:
+            return torch.cuda.graph_pool_handle()
+        if CudaRecorder._shared_pool is None:
+            CudaRecorder._shared_pool = torch.cuda.graph_pool_handle()
+        return CudaRecorder._shared_pool
+
+    def record(self, function: Callable[[], tuple[Tensor, ...]], pool: Any) -> tuple[Callable[[], None], Any]:
         graph = torch.cuda.CUDAGraph()
-        # thread_local: another thread that talks to the device meanwhile (a writer of images) spoils nothing.
-        pool = CudaRecorder._pool if shared else None
+        # thread_local: another thread that talks to the device meanwhile spoils nothing.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             outputs = function()
         return graph.replay, tuple(output.detach() for output in outputs)
@@ -82,7 +89,7 @@ class Replayed:
         differentiable: bool = False,
         state: Callable[[], Sequence[Tensor]] | None = None,
         after: int = 2,
-        keep: int = 4,
+        keep: int = 8,
         recorder: Recorder | None = None,
     ) -> None:
         """`what` names it in the warning. `state` lists the tensors that the function changes in place: warming up must
@@ -159,7 +166,8 @@ class _Recording:
     def __init__(self, function: TensorFunction, inputs: Sequence[Tensor], recorder: Recorder) -> None:
         self._inputs = [x.detach().clone() for x in inputs]
         recorder.warm_up(lambda: function(*self._inputs))
-        self._replay, self._outputs = recorder.record(lambda: function(*self._inputs), shared=True)
+        # It leaves nothing behind but its outputs, which are copied at once: the next one may work in the same memory.
+        self._replay, self._outputs = recorder.record(lambda: function(*self._inputs), recorder.pool(shared=True))
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         _fill(self._inputs, inputs)
@@ -168,7 +176,7 @@ class _Recording:
 
 
 class _TwoWay(_Recording):
-    """The same with its backward. It keeps what the backward needs, so its memory is its own."""
+    """The same with its backward. What that needs lies in memory of the pair's own until then."""
 
     def __init__(self, function: TensorFunction, inputs: Sequence[Tensor], recorder: Recorder) -> None:
         self._function = function
@@ -177,8 +185,9 @@ class _TwoWay(_Recording):
         self.carries = [y.requires_grad for y in self._forward()]
         self._gradients = [torch.ones_like(y, memory_format=torch.contiguous_format) for y in self._roots()]
         recorder.warm_up(lambda: (self._forward(), self._backward()))
-        self._replay, self._outputs = recorder.record(self._forward, shared=False)
-        self._replay_backward, self._input_gradients = recorder.record(self._backward, shared=False)
+        pool = recorder.pool(shared=False)
+        self._replay, self._outputs = recorder.record(self._forward, pool)
+        self._replay_backward, self._input_gradients = recorder.record(self._backward, pool)
         self.calls = 0
 
     def _forward(self) -> tuple[Tensor, ...]:

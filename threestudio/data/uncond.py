@@ -18,16 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from threestudio import register, warn
+from threestudio import register
 from threestudio.data import sampling
+from threestudio.data.camera_batches import camera_matrices, camera_rays, limits, size_lists
 from threestudio.errors import ConfigError
 from threestudio.utils.base import Updateable
-from threestudio.utils.cameras import get_mvp_matrix, get_projection_matrix, get_ray_directions, get_rays
+from threestudio.utils.cameras import get_ray_directions
 from threestudio.utils.config import parse_structured
-
-NEAR, FAR = 0.01, 100.0
-"""Clip distances of `mvp_mtx`, world units."""
-
 
 @dataclass
 class RandomCameraDataModuleConfig:
@@ -70,56 +67,6 @@ class RandomCameraDataModuleConfig:
     """False leaves directions with depth 1 along the optical axis."""
 
 
-def camera_rays(c2w: Tensor, fovy: Tensor, height: int, unit_directions: Tensor, normalize: bool) -> dict[str, Tensor]:
-    """rays_o, rays_d [B, H, W, 3] of poses [B, 4, 4] and fields of view [B] in radians, on their device."""
-    focal = 0.5 * height / torch.tan(0.5 * fovy)
-    directions = unit_directions.expand(len(fovy), -1, -1, -1).clone()
-    directions[..., :2] /= focal[:, None, None, None]
-    rays_o, rays_d = get_rays(directions, c2w, keepdim=True, normalize=normalize)
-    return {"rays_o": rays_o, "rays_d": rays_d}
-
-
-def camera_matrices(c2w: Tensor, fovy: Tensor, height: int, width: int) -> dict[str, Tensor]:
-    """The small part of a batch that follows from poses [B, 4, 4] and fields of view [B] in radians."""
-    proj_mtx = get_projection_matrix(fovy, width / height, NEAR, FAR)
-    return {
-        "mvp_mtx": get_mvp_matrix(c2w, proj_mtx),
-        "proj_mtx": proj_mtx,
-        "c2w": c2w,
-        "fovy": fovy,
-    }
-
-
-def _limits(cfg: Any, name: str) -> tuple[float, float]:
-    values = [float(value) for value in cfg[name]] if hasattr(cfg, "keys") else [float(v) for v in getattr(cfg, name)]
-    if len(values) != 2 or values[0] > values[1]:
-        raise ConfigError(f"data.{name} is {values}; it must be two numbers, the smaller one first.")
-    return values[0], values[1]
-
-
-def _size_lists(cfg: Any) -> tuple[list[list[int]], list[int]]:
-    """Heights, widths and batch sizes as lists of one length, and the milestones between their entries."""
-    names = ("height", "width", "batch_size")
-    given = {name: getattr(cfg, name) for name in names}
-    lists = {name: [value] if isinstance(value, (int, float)) else list(value) for name, value in given.items()}
-    milestones = [int(step) for step in cfg.resolution_milestones]
-    count = max(len(values) for values in lists.values())
-    if count == 1 and milestones:
-        warn("data.resolution_milestones is ignored: height, width and batch_size are single values.")
-        milestones = []
-    if len(milestones) != count - 1 or milestones != sorted(milestones):
-        raise ConfigError(
-            f"data.resolution_milestones is {milestones}; with lists of {count} sizes it must be {count - 1} "
-            "rising steps."
-        )
-    for name, values in lists.items():
-        if len(values) not in (1, count) or any(int(value) != value or value < 1 for value in values):
-            raise ConfigError(
-                f"data.{name} is {values}; it must be a positive whole number or a list of {count}, as the others."
-            )
-    return [[int(value) for value in (lists[name] * count)[:count]] for name in names], milestones
-
-
 class RandomCameraIterableDataset(IterableDataset, Updateable):
     """Endless training cameras. `collate` makes a batch and is what subclasses override; it ignores its argument.
 
@@ -135,15 +82,15 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
             raise ConfigError(
                 f"data.light_sample_strategy is {cfg.light_sample_strategy!r}; it must be 'dreamfusion' or 'magic3d'."
             )
-        (self.heights, self.widths, self.batch_sizes), self.resolution_milestones = _size_lists(cfg)
+        (self.heights, self.widths, self.batch_sizes), self.resolution_milestones = size_lists(cfg)
         self.directions_unit_focals = [
             get_ray_directions(H=height, W=width, focal=1.0) for height, width in zip(self.heights, self.widths)
         ]
-        self._full_elevation_range = _limits(cfg, "elevation_range")
-        self._full_azimuth_range = _limits(cfg, "azimuth_range")
-        self.camera_distance_range = _limits(cfg, "camera_distance_range")
-        self.fovy_range = _limits(cfg, "fovy_range")
-        self.light_distance_range = _limits(cfg, "light_distance_range")
+        self._full_elevation_range = limits(cfg, "elevation_range")
+        self._full_azimuth_range = limits(cfg, "azimuth_range")
+        self.camera_distance_range = limits(cfg, "camera_distance_range")
+        self.fovy_range = limits(cfg, "fovy_range")
+        self.light_distance_range = limits(cfg, "light_distance_range")
         if not 0.0 < self.fovy_range[0] <= self.fovy_range[1] < 180.0:
             raise ConfigError(f"data.fovy_range is {self.fovy_range}; angles must lie between 0 and 180 degrees.")
         self.seed = torch.initial_seed()

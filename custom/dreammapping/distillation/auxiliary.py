@@ -74,19 +74,16 @@ class AuxiliaryOptimizer:
         if self._restored is not None:
             self._optimizer.load_state_dict(self._restored)
             self._restored = None
-            for group in self._optimizer.param_groups:
-                if "capturable" in group:  # the state may come from another device
-                    group["capturable"] = self._on_cuda()
+        for group in self._optimizer.param_groups:
+            if "capturable" in group:  # as a CUDA graph, see recorded_update.py; a state may come from another device
+                group["capturable"] = self._on_cuda()
         return self._optimizer
 
     def _build(self) -> torch.optim.Optimizer:
         u = self.update
         cls = OPTIMIZERS.get(u.optimizer)
         options: dict[str, Any] = {"lr": u.lr, "weight_decay": u.weight_decay}
-        if u.optimizer == "sgd":
-            options |= {"momentum": u.betas[0]}
-        else:  # capturable: as a CUDA graph, see recorded_update.py
-            options |= {"betas": u.betas, "eps": u.eps, "capturable": self._on_cuda()}
+        options |= {"momentum": u.betas[0]} if u.optimizer == "sgd" else {"betas": u.betas, "eps": u.eps}
         try:  # one kernel for all tensors: an operator has about a hundred small ones
             return cls(self.parameters, fused=True, **options)
         except RuntimeError:  # a device without fused kernels

@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..replay import Recorder, Replayed
@@ -29,16 +28,19 @@ class RecordedUpdate:
         self, update: Update, loss: ScoreLoss, optimizer: AuxiliaryOptimizer, recorder: Recorder | None = None
     ) -> None:
         self._update, self._loss, self._optimizer = update, loss, optimizer
-        self._replayed = Replayed(self._run, "the training of the loss's own part", state=self._state, recorder=recorder)
+        what = "the training of the loss's own part"
+        self._replayed = Replayed(self._run, what, state=self._state, recorder=recorder)
         self._names: dict[Hashable, tuple[list[str], list[str]]] = {}
 
     def __call__(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
         """As `Distiller.update`; the auxiliary losses come without graph, as they have been used."""
-        decisions = self._loss.decisions(draw) if self._replayed.covers(draw.clean.device) else None
-        if decisions is None or not isinstance(answers, Guided) or several_processes():
+        possible = self._replayed.covers(draw.clean.device) and isinstance(answers, Guided) and not several_processes()
+        decisions = self._loss.decisions(draw) if possible else None
+        if decisions is None:
             return self._update(draw, answers)
         self._now = (decisions, draw, answers)
-        inputs = (answers.cond, answers.uncond, answers.guided, draw.clean, draw.noise, draw.noisy, draw.t, draw.alpha_bar)
+        drawn = (draw.clean, draw.noise, draw.noisy, draw.t, draw.alpha_bar)
+        inputs = (answers.cond, answers.uncond, answers.guided, *drawn)
         where = self._optimizer.parameters[0].data_ptr()  # another one: the loss has been moved
         residual, *scalars = self._replayed(*inputs, key=(decisions, where))
         auxiliary, diagnostics = self._names[decisions]

@@ -29,7 +29,7 @@ class SilentTeacher:
         self._arriving: tuple[int, Arriving] | None = None
 
     def watch(self, step: int, residual_norm: Tensor) -> None:
-        """To be called in each step. Looks at the count every `patience` steps, on a GPU one step later: no step waits."""
+        """To be called in each step. Looks at the count every `patience` steps, on a GPU a step later: none waits."""
         self.settle()
         bad = (~torch.isfinite(residual_norm.detach())).long().reshape(())
         self._in_a_row = bad if self._in_a_row is None else (self._in_a_row + 1) * bad  # 0 again after a good step

@@ -28,7 +28,8 @@ class StepLog:
         except RuntimeError:  # stepped by hand
             return False
         every, step = trainer.log_every_n_steps, trainer.global_step
-        return bool(getattr(trainer, "fast_dev_run", False)) or step == trainer.max_steps or (every > 0 and step % every == 0)
+        always = bool(getattr(trainer, "fast_dev_run", False)) or step == trainer.max_steps
+        return always or (every > 0 and step % every == 0)
 
     def add(self, name: str, value: Tensor | float, prog_bar: bool = False) -> None:
         """A number or a tensor of one element; `prog_bar`: for the progress bar, too."""

@@ -81,8 +81,8 @@ class CrossAttention:
 
 def _attend(attn: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q k^T / sqrt d) v over the heads, and the output's projection; tokens [B,N,inner] each."""
-    heads = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
-    found = F.scaled_dot_product_attention(*heads)
+    query, key, value = [x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value)]
+    found = F.scaled_dot_product_attention(query, key, value)
     return attn.to_out[0](found.transpose(1, 2).flatten(2))
 
 

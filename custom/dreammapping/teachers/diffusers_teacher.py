@@ -114,7 +114,8 @@ class DiffusersTeacher:
             self.denoiser.slice_attention()
         if device.type == "cuda":
             _use_plain_vae_attention(self.vae)
-        if device.type == "cuda" and options.fuse_projections and not (options.attention_slicing or options.cpu_offload):
+        whole = not (options.attention_slicing or options.cpu_offload)
+        if device.type == "cuda" and options.fuse_projections and whole:
             self.denoiser.fuse_projections()
         if self._compile_mode is not None:
             self.denoiser.run = Compiled(self.network, self._compile_mode)

@@ -67,6 +67,7 @@ def test_a_resumed_run_records_the_loaded_state():
     steps(other, 5, first=40)  # a recording of its own, of a state that is then replaced
     other.load_state_dict(recorded.state_dict())
     other.loss.load_state_dict(recorded.loss.state_dict())
+    assert not other.recorded._replayed._recordings  # a real recording would go on with the tensors that were replaced
     found = steps(other, 5, first=5)
     for mine, theirs in zip(found, expected[-len(found) :], strict=True):
         assert torch.equal(mine, theirs)

@@ -87,3 +87,11 @@ def test_other_kinds_of_attention_are_left_alone(tmp_path):
     sliced = DiffusersTeacher.load(str(make_tiny(tmp_path / "sd", "sd")), TeacherOptions(attention_slicing=True))
     assert fuse_projections(sliced.network) is None
     assert not any(isinstance(p, CrossAttention) for p in sliced.network.attn_processors.values())
+
+
+def test_the_fused_network_compiles_as_one_graph(folder):
+    fused = teacher_of(folder)
+    fused.denoiser.fuse_projections()
+    expected = ask(fused)[2]["cond"]
+    fused.denoiser.run = torch.compile(fused.network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(ask(fused)[2]["cond"], expected)
