@@ -31,7 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom"), str(ROOT / "benchmarks")]
 
 from dreammapping.teachers.encoder import FrozenEncoder, Layout, recording
 from encoder_parts import floor, kernel_errors, split, top_kernels, tune
-from iteration import SD21_VAE
+from stepping import SD21_VAE
 
 MINIATURE = SD21_VAE | {"block_out_channels": (32, 32), "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
 Encode = Callable[[Tensor], Tensor]
