@@ -17,6 +17,7 @@ from ..distillation import Distiller, DistillerSettings, LossContext, PromptedTe
 from ..errors import ConfigError, TeacherError
 from ..settings import parse_settings, to_plain
 from ..teachers import DiffusersTeacher, TeacherOptions
+from ..teachers.encoder import TinyEncoderOptions
 from .embeddings import FurtherTexts, NamedEmbeddings, Views, named_embeddings
 from .preview import preview
 
@@ -67,6 +68,11 @@ class DreamMappingGuidance(BaseModule):
         """On CUDA, launch the network, and what VDM trains, as recordings of their kernels (replay.py)."""
         fuse_projections: bool = True
         """On CUDA, fewer and larger matrix products in the U-Net's attention."""
+        fast_encoder: bool = True
+        """On CUDA in 16 bits, the VAE's encoder and its gradient by kernels of our own. Same latents, up to rounding."""
+        tiny_encoder: dict = field(default_factory=dict)
+        """`model` (madebyollin/taesd or another AutoencoderTiny made for the teacher) encodes in steps below
+        `until_step`: an approximation. Off by default."""
 
     cfg: Config
     loss_key: ClassVar[str] = "loss_distillation"
@@ -104,7 +110,7 @@ class DreamMappingGuidance(BaseModule):
             if name in cfg.timesteps:
                 key = f"{where}.{name}".lstrip(".")
                 setattr(self._timesteps, name, self._scheduled(key, cfg.timesteps[name], epoch, global_step))
-        self._step = global_step
+        self._step = self.teacher.step = global_step
 
     def forward(
         self,
@@ -194,6 +200,8 @@ class DreamMappingGuidance(BaseModule):
             compile_unet=cfg.compile_unet,
             cuda_graphs=cfg.cuda_graphs,
             fuse_projections=cfg.fuse_projections,
+            fast_encoder=cfg.fast_encoder,
+            tiny_encoder=parse_settings(TinyEncoderOptions, cfg.tiny_encoder, "system.guidance.tiny_encoder"),
         )
 
     def _embeddings(self, prompt_utils: Any, views: Views) -> NamedEmbeddings:
