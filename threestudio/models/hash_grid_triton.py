@@ -17,7 +17,6 @@ from torch import Tensor
 
 from threestudio.models import hash_grid_torch
 from threestudio.models.hash_grid_layout import INTERPOLATIONS, PRIMES, GridLayout
-from threestudio.utils.triton_support import triton_runs
 
 # 32-bit arithmetic wraps, so the primes may be given as the signed numbers with the same bits.
 _P1, _P2 = (tl.constexpr(prime - 2**32 if prime >= 2**31 else prime) for prime in PRIMES[1:3])
@@ -187,18 +186,13 @@ def _groups(layout: GridLayout) -> Iterator[tuple[slice, dict[str, int]]]:
 
 
 def fits(x: Tensor, layout: GridLayout) -> bool:
-    """Whether the kernels are written for such points and such a grid, on whatever device."""
+    """Whether the kernels are written for such points and such a grid, where Triton runs."""
     return (
         layout.dims == 3
         and layout.features in (1, 2, 4, 8)  # a block's sides are powers of two
         and x.dtype in (torch.float32, torch.float64)
         and max(layout.entries * layout.features, 3 * len(x)) < 2**31
     )
-
-
-def supports(x: Tensor, layout: GridLayout) -> bool:
-    """Whether the kernels can take these points."""
-    return fits(x, layout) and triton_runs(x.device)
 
 
 def gather(x: Tensor, v: Tensor | None, params: Tensor, layout: GridLayout) -> Tensor:
