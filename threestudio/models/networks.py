@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from threestudio.errors import ConfigError
+from threestudio.errors import ConfigError, suggest
 from threestudio.models.encodings import Frequency, Identity, ProgressiveBandFrequency, SphericalHarmonics
 from threestudio.models.hash_grid import HashGrid, ProgressiveBandHashGrid
 from threestudio.models.tcnn import TCNNEncoding, TCNNNetwork, wants_tcnn
@@ -82,10 +82,15 @@ def get_encoding(n_input_dims: int, config: Any) -> CompositeEncoding:
 # ---- networks ----
 
 
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
 class VanillaMLP(nn.Module):
     """Linear layers without bias, in float32 also under autocast.
 
-    Config: `n_neurons` (64), `n_hidden_layers` (1), `activation` (ReLU), `output_activation` (none).
+    Config: `n_neurons` (64), `n_hidden_layers` (1), `activation` (ReLU), `output_activation` (none), `precision`
+    (float32; bfloat16 or float16 for the layers on a CUDA GPU, the result in float32. No loss is scaled: in float16
+    gradients below 6e-8 vanish).
     """
 
     def __init__(self, dim_in: int, dim_out: int, config: Mapping[str, Any]) -> None:
@@ -105,15 +110,24 @@ class VanillaMLP(nn.Module):
             layers.append(self.make_linear(n_in, n_out, is_first=k == 0, is_last=k == self.n_hidden_layers))
         self.layers = nn.Sequential(*layers)
         self.output_activation = get_activation(config.get("output_activation"))
+        precision = str(config.get("precision", "float32"))
+        if precision not in PRECISIONS:
+            raise ConfigError(
+                f"network {config['otype']}: precision is {precision!r}. {suggest(precision, PRECISIONS)}"
+            )
+        self.half = PRECISIONS[precision]
 
     def make_linear(self, dim_in: int, dim_out: int, is_first: bool, is_last: bool) -> nn.Module:
         return nn.Linear(dim_in, dim_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, dim_in] -> [N, dim_out]."""
+        dtype = next(self.parameters()).dtype
+        half = self.half if x.is_cuda else None
+        with torch.autocast(device_type=x.device.type, dtype=half, enabled=half is not None):
+            values = self.layers(x.to(dtype))
         with torch.autocast(device_type=x.device.type, enabled=False):
-            x = x.to(next(self.parameters()).dtype)
-            return self.output_activation(self.layers(x))
+            return self.output_activation(values.to(dtype))
 
 
 class _Activation(nn.Module):
