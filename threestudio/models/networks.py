@@ -21,6 +21,7 @@ from threestudio.models.hash_grid import HashGrid, ProgressiveBandHashGrid
 from threestudio.models.tcnn import TCNNEncoding, TCNNNetwork, wants_tcnn
 from threestudio.utils.base import Updateable
 from threestudio.utils.ops import get_activation
+from threestudio.utils.triton_support import triton_runs
 
 ENCODINGS: dict[str, Callable[[int, Mapping[str, Any]], nn.Module]] = {
     "Identity": Identity,
@@ -90,7 +91,7 @@ class VanillaMLP(nn.Module):
 
     Config: `n_neurons` (64), `n_hidden_layers` (1), `activation` (ReLU), `output_activation` (none), `precision`
     (float32; bfloat16 or float16 for the layers on a CUDA GPU, the result in float32. No loss is scaled: in float16
-    gradients below 6e-8 vanish).
+    gradients below 6e-8 vanish), `backend` (auto: layers that `mlp_triton` can do, it does where Triton runs; torch).
     """
 
     def __init__(self, dim_in: int, dim_out: int, config: Mapping[str, Any]) -> None:
@@ -116,18 +117,28 @@ class VanillaMLP(nn.Module):
                 f"network {config['otype']}: precision is {precision!r}. {suggest(precision, PRECISIONS)}"
             )
         self.half = PRECISIONS[precision]
+        relu = str(config.get("activation", "ReLU")).lower() == "relu"
+        self.may_fuse = relu and self.half is None and config.get("backend", "auto") != "torch"
 
     def make_linear(self, dim_in: int, dim_out: int, is_first: bool, is_last: bool) -> nn.Module:
         return nn.Linear(dim_in, dim_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, dim_in] -> [N, dim_out]."""
-        dtype = next(self.parameters()).dtype
+        x = x.to(next(self.parameters()).dtype)
         half = self.half if x.is_cuda else None
         with torch.autocast(device_type=x.device.type, dtype=half, enabled=half is not None):
-            values = self.layers(x.to(dtype))
+            values = self._apply_layers(x).to(x.dtype)
         with torch.autocast(device_type=x.device.type, enabled=False):
-            return self.output_activation(values.to(dtype))
+            return self.output_activation(values)
+
+    def _apply_layers(self, x: Tensor) -> Tensor:
+        if self.may_fuse and triton_runs(x.device):
+            from threestudio.models import mlp_triton  # only here is Triton sure to be
+
+            if mlp_triton.fits(self.layers, x):
+                return mlp_triton.two_layers(x, self.layers[0].weight, self.layers[-1].weight)
+        return self.layers(x)
 
 
 class _Activation(nn.Module):
