@@ -76,9 +76,9 @@ def test_sums_along_rays(reverse):
 def test_marching():
     torch.manual_seed(0)
     count = 40
-    origins, directions = torch.rand(count, 3) * 6 - 0.5, torch.randn(count, 3)
+    origins, directions = torch.rand(count, 3) * 6 - 0.5, torch.randn(count, 3) * 0.5
     occupied = torch.rand(4, 5, 6) < 0.4
-    t_min, t_max = torch.rand(count), torch.rand(count) * 6
+    t_min, t_max = torch.rand(count), torch.rand(count) * 4 + 1
     first, counts = torch.randint(0, 4, (count,)), torch.randint(0, 30, (count,))
     inputs = (origins, directions, t_min, t_max, first, counts, occupied)
     found = marching_triton.occupied_steps(*(value.to(DEVICE) for value in inputs), 0.1)
