@@ -88,7 +88,12 @@ def check_networks(bench: Bench, report: Report, count: int) -> None:
 def check_marching(bench: Bench, report: Report) -> None:
     scene = Scene(bench, 32)
     boxed = (scene.rays.origins, scene.rays.directions, torch.rand(32, 32, 32, device=bench.device) < 0.3)
-    limits = (scene.renderer.bbox, 0.0068, torch.zeros(1024, device=bench.device), torch.full((1024,), 9.0).to(bench.device))
+    limits = (
+        scene.renderer.bbox,
+        0.0068,
+        torch.zeros(1024, device=bench.device),
+        torch.full((1024,), 9.0).to(bench.device),
+    )
     found = march(*boxed, *limits)
     with kernels("pytorch"):
         expected = march(*boxed, *limits)
@@ -147,5 +152,7 @@ def tune(bench: Bench, report: Report) -> None:
             name = f"tune/block {block} run {run}"
             with report.attempt(name), mock.patch.multiple(module, _BLOCK=block, _RUN=run), torch.no_grad():
                 if run == 8:
-                    report.add(name, forward_ms=bench.milliseconds(lambda: module.gather(x, None, grid.params, grid.layout)))
+                    report.add(
+                        name, forward_ms=bench.milliseconds(lambda: module.gather(x, None, grid.params, grid.layout))
+                    )
                 report.add(name, backward_ms=bench.milliseconds(lambda: module.scatter(x, None, g, grid.layout)))

@@ -1,4 +1,4 @@
-"""What the benchmarks of radiance fields share: a report that is on disk at every moment, timing, the choice of kernels."""
+"""What benchmarks of radiance fields share: a report that is always on disk, timing, the choice of kernels."""
 
 from __future__ import annotations
 

@@ -24,7 +24,10 @@ def fit_ball(geometry: Any, renderer: Any, steps: int, count: int) -> None:
     """Make the field a ball, and let the occupancy grid see it."""
     device = renderer.bbox.device
     optimizer = torch.optim.Adam(
-        [{"params": geometry.encoding.parameters(), "lr": 0.01}, {"params": geometry.density_network.parameters(), "lr": 0.001}],
+        [
+            {"params": geometry.encoding.parameters(), "lr": 0.01},
+            {"params": geometry.density_network.parameters(), "lr": 0.001},
+        ],
         eps=1e-15,
     )
     for _ in range(steps):
@@ -59,7 +62,11 @@ class Scene:
         pose[:, 2, 3] = 1.25  # the middle of the config's distances and angles; the camera looks along -z
         local = get_ray_directions(size, size, 0.5 * size / math.tan(math.radians(55) / 2))[None]
         origins, directions = (v.to(bench.device) for v in get_rays(local, pose, keepdim=True))
-        self.batch = {"rays_o": origins, "rays_d": directions, "light_positions": torch.zeros(1, 3, device=bench.device)}
+        self.batch = {
+            "rays_o": origins,
+            "rays_d": directions,
+            "light_positions": torch.zeros(1, 3, device=bench.device),
+        }
         self.rays = Rays(origins.reshape(-1, 3), directions.reshape(-1, 3), self.batch["light_positions"])
 
     def _prepare(self, bench: Bench, fitted: bool) -> None:

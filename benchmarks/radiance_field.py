@@ -60,7 +60,9 @@ def pieces(scene: Scene, bench: Bench) -> dict[str, float]:
         (scene.geometry.density_network(encoded).sum() + scene.geometry.feature_network(encoded).sum()).backward()
 
     def compositing() -> None:
-        weights = render_weight_from_density(samples.t_starts, samples.t_ends, density, samples.ray_indices, n_rays).weights
+        weights = render_weight_from_density(
+            samples.t_starts, samples.t_ends, density, samples.ray_indices, n_rays
+        ).weights
         out = composite(weights, t_points, colors, samples.ray_indices, n_rays)
         (out["comp_rgb_fg"].sum() + out["opacity"].square().sum()).backward()
 
@@ -145,7 +147,12 @@ def time_size(bench: Bench, report: Report, size: int, teacher: Path) -> float:
 
     data = {"height": size, "width": size, "batch_size": 1, "resolution_milestones": "[]"}
     named = f"system.prompt_processor.pretrained_model_name_or_path={teacher}"
-    own = ["use_timestamp=false", named, "system.prompt_processor.spawn=false", *(f"data.{k}={v}" for k, v in data.items())]
+    own = [
+        "use_timestamp=false",
+        named,
+        "system.prompt_processor.spawn=false",
+        *(f"data.{k}={v}" for k, v in data.items()),
+    ]
     run = Run(load_config(CONFIG, cli_args=own), bench.device)
     renderer = run.system.renderer
     fit_ball(run.system.geometry, renderer, *bench.fit)

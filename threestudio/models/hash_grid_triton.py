@@ -176,13 +176,16 @@ def _groups(layout: GridLayout) -> Iterator[tuple[slice, dict[str, int]]]:
     """The levels without hashing, then those with it, and the kernels' constants."""
     mode = INTERPOLATIONS.index(layout.interpolation)
     for part in layout.groups(len(layout.levels)):
-        yield part, {
-            "FEATURES": layout.features,
-            "HASHED": layout.levels[part.start].hashed,
-            "MODE": mode,
-            "CORNERS": 1 if mode == _NEAREST.value else 8,
-            "BLOCK": _BLOCK,
-        }
+        yield (
+            part,
+            {
+                "FEATURES": layout.features,
+                "HASHED": layout.levels[part.start].hashed,
+                "MODE": mode,
+                "CORNERS": 1 if mode == _NEAREST.value else 8,
+                "BLOCK": _BLOCK,
+            },
+        )
 
 
 def fits(x: Tensor, layout: GridLayout) -> bool:
@@ -231,6 +234,16 @@ def contract(x: Tensor, v: Tensor | None, params: Tensor, g: Tensor, layout: Gri
     for part, constants in _groups(layout) if len(x) else ():
         grid = (triton.cdiv(len(x), _BLOCK),)
         _contract[grid](
-            points, table, g, out, numbers.levels, numbers.scales, len(x), part.start, part.stop, *g.stride(), **constants
+            points,
+            table,
+            g,
+            out,
+            numbers.levels,
+            numbers.scales,
+            len(x),
+            part.start,
+            part.stop,
+            *g.stride(),
+            **constants,
         )
     return out

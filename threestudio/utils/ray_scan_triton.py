@@ -17,7 +17,7 @@ def _exclusive_ray_sum(values, starts, out, rays, REVERSE: tl.constexpr, BLOCK: 
     start = tl.load(starts + ray, mask=ray < rays, other=0)
     stop = tl.load(starts + ray + 1, mask=ray < rays, other=0)
     total = tl.zeros([BLOCK], dtype=values.dtype.element_ty)
-    for step in range(0, tl.max(stop - start, axis=0)):
+    for step in range(tl.max(stop - start, axis=0)):
         place = stop - 1 - step if REVERSE else start + step
         inside = (place >= start) & (place < stop)
         value = tl.load(values + place, mask=inside, other=0.0)

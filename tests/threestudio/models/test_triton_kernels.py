@@ -1,6 +1,6 @@
 """Triton's kernels against PyTorch in float64: on a GPU, or anywhere in Triton's interpreter.
 
-    TRITON_INTERPRET=1 pytest tests/threestudio/models/test_triton_kernels.py
+TRITON_INTERPRET=1 pytest tests/threestudio/models/test_triton_kernels.py
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def test_the_hash_grid(config, dtype, tolerance):
     # Some points outside the unit cube: what they get is not specified, but it must not be memory of others.
     x = (torch.rand(count, 3) * 1.4 - 0.2).to(dtype)
     x[20:60] = x[20] + 1e-3 * torch.arange(40)[:, None]  # along a ray, where additions are collected
-    g, params = torch.randn(count, 3 * layout.features).to(dtype), torch.randn(layout.entries * layout.features).to(dtype)
+    g, params = (
+        torch.randn(count, 3 * layout.features).to(dtype),
+        torch.randn(layout.entries * layout.features).to(dtype),
+    )
     x, g, params = x.to(DEVICE), g.to(DEVICE), params.to(DEVICE)
     assert hash_grid_triton.fits(x, layout)
     for name, tensors in (("gather", (params,)), ("scatter", (g,)), ("contract", (params, g)),
@@ -112,7 +115,10 @@ def test_two_layers_twice_differentiated_and_without_rows():
     torch.manual_seed(0)
     x, first, last = torch.randn(20, 16), torch.randn(16, 16), torch.randn(1, 16)
     results = []
-    for run, dtype in ((mlp_triton.two_layers, torch.float32), (lambda x, a, b: (x @ a.t()).relu() @ b.t(), torch.float64)):
+    for run, dtype in (
+        (mlp_triton.two_layers, torch.float32),
+        (lambda x, a, b: (x @ a.t()).relu() @ b.t(), torch.float64),
+    ):
         inputs = [value.to(DEVICE, dtype).requires_grad_() for value in (x, first, last)]
         (slope,) = torch.autograd.grad(torch.sin(run(*inputs)).sum(), inputs[0], create_graph=True)
         results.append(torch.autograd.grad(slope.square().sum(), inputs))

@@ -55,7 +55,10 @@ def make_volume(backend, **renderer):
     torch.manual_seed(1)
     volume = find("implicit-volume")(config)
     parts = {"material": find("no-material")({"requires_normal": True}), "background": made.background}
-    return find("nerf-volume-renderer")({"num_samples_per_ray": 40, **renderer}, geometry=volume, **parts), (volume, parts)
+    return find("nerf-volume-renderer")({"num_samples_per_ray": 40, **renderer}, geometry=volume, **parts), (
+        volume,
+        parts,
+    )
 
 
 def rendered(backend, shown, steps=(0, 16), **renderer):

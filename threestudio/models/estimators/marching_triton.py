@@ -40,7 +40,7 @@ def _walk(
         found = tl.load(sums + ray - 1, mask=exists & (ray > 0), other=0)
     else:
         found = tl.zeros([BLOCK], dtype=tl.int64)
-    for j in range(0, tl.max(count, axis=0)):
+    for j in range(tl.max(count, axis=0)):
         k = begin + j
         t = near + (k.to(near.dtype) + 0.5) * step
         x, in_x = _cell(ox, dx, t, size_x)
@@ -75,7 +75,9 @@ def occupied_steps(
     if rays == 0:
         return sums, sums.clone()
     grid, size = (triton.cdiv(rays, _RAYS_PER_BLOCK),), occupied.shape
-    read = [value.contiguous() for value in (origins, directions, t_min, t_max, first, counts, occupied.view(torch.uint8))]
+    read = [
+        value.contiguous() for value in (origins, directions, t_min, t_max, first, counts, occupied.view(torch.uint8))
+    ]
     numbers = (step, rays, *size)
     _walk[grid](*read, sums, sums, sums, *numbers, WRITE=False, BLOCK=_RAYS_PER_BLOCK, num_warps=1)
     sums = sums.cumsum(0)
