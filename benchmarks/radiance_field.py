@@ -1,13 +1,13 @@
 """What an iteration of a radiance field costs, piece by piece, with Triton's kernels and with PyTorch's operations.
 
-    python benchmarks/radiance_field.py                 # CUDA: checks, hash grid, rendering at 64 and 512, whole iteration
+    python benchmarks/radiance_field.py                 # CUDA: checks, hash grid, rendering, whole iteration
     python benchmarks/radiance_field.py --quick         # fewer sizes and repetitions
     python benchmarks/radiance_field.py --parts grid    # one part; `tune` tries the kernels' block sizes
     python benchmarks/radiance_field.py --tiny          # everything at a size a CPU can do, to see that it runs
 
 The field is vdm-nerf.yaml's, at its start (a soft blob) and fitted to a ball that fills a third of the frame. The whole
-iteration has a teacher of SD 2.1-base's shapes with random weights. Prints as it goes; the JSON is rewritten after every
-measurement, so that a run cut short leaves what it found. A part that fails leaves its error there.
+iteration has a teacher of SD 2.1-base's shapes with random weights. Prints as it goes; the JSON is rewritten after
+every measurement, so that a run cut short leaves what it found. A part that fails leaves its error there.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def _backend(x: Tensor, layout: GridLayout, wanted: str) -> ModuleType:
             return hash_grid_triton
     if wanted == "triton":
         raise ConfigError(
-            f"The grid's backend is 'triton', whose kernels need a CUDA GPU on which Triton runs, 3 coordinates and 1, 2, "
-            f"4 or 8 features per level; here they are {layout.dims} and {layout.features}, on {x.device}. Take "
+            f"The grid's backend is 'triton', whose kernels need a CUDA GPU on which Triton runs, 3 coordinates and 1, "
+            f"2, 4 or 8 features per level; here they are {layout.dims} and {layout.features}, on {x.device}. Take "
             "backend: auto, or torch."
         )
     return hash_grid_torch

@@ -1,4 +1,4 @@
-"""Whether Triton's kernels can run on a device. The modules that hold kernels import Triton, so they come after this."""
+"""Whether Triton's kernels can run on a device: to be asked before importing the modules that hold them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def triton_problem(index: int) -> str | None:
         from threestudio import warn  # at the top it would be a circle
 
         warn(
-            f"Triton's kernels do not run on cuda:{index} ({problem}): radiance fields take PyTorch's operations, which "
-            "are several times slower. Triton comes with PyTorch for CUDA on Linux and needs a C compiler at run time."
+            f"Triton's kernels do not run on cuda:{index} ({problem}): radiance fields take PyTorch's operations, "
+            "which are slower. Triton comes with PyTorch for CUDA on Linux and needs a C compiler at run time."
         )
     return problem
 

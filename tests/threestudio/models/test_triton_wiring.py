@@ -1,4 +1,4 @@
-"""What stands between the fields and Triton's kernels, with PyTorch in place of these: who is called, and the gradients."""
+"""What stands between the fields and Triton's kernels, with PyTorch in place of these: calls and gradients."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def background_behind(learned: Tensor, bg_color: Tensor | None) -> Tensor:
 
 
 def composite(weights: Tensor, t_points: Tensor, colors: Tensor, ray_indices: Tensor, n_rays: int) -> dict[str, Tensor]:
-    """Samples [N] with colors [N, C] as what their rays see: `opacity`, `depth`, `z_variance` [R, 1], `comp_rgb_fg` [R, C].
+    """What rays see of samples [N]: `opacity`, `depth`, `z_variance` [R, 1], `comp_rgb_fg` [R, C] for colors [N, C].
 
     The variance is that of the weights made to sum to 1, zero where opacity is at most 0.5 (HiFA, Zhu et al. 2023).
     """
