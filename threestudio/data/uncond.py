@@ -1,7 +1,7 @@
 """Random cameras around the origin: the data of text to 3D.
 
 Training batch k is a pure function of (seed, k): sampling ranges and image size follow from k, random numbers from a
-generator seeded with both. So the module keeps no random state, and a resumed run sees the batches it would have seen:
+generator seeded with both, and with several processes each keeps its rows of it. So the module keeps no random state, and a resumed run sees the batches it would have seen:
 at the start of an epoch the dataset asks the trainer how many batches were trained, and counts on from there. Lightning
 fetches one batch ahead; that batch is thrown away on interruption and is simply drawn again.
 """
@@ -24,6 +24,7 @@ from threestudio.errors import ConfigError
 from threestudio.utils.base import Updateable
 from threestudio.utils.cameras import get_mvp_matrix, get_projection_matrix, get_ray_directions, get_rays
 from threestudio.utils.config import parse_structured
+from threestudio.utils.processes import own_rows
 
 NEAR, FAR = 0.01, 100.0
 """Clip distances of `mvp_mtx`, world units."""
@@ -186,7 +187,8 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
 
     def _draw(self, generator: torch.Generator) -> dict[str, Any]:
         """rays_o, rays_d [B,H,W,3]; mvp_mtx, proj_mtx, c2w [B,4,4]; camera_positions, light_positions [B,3]; elevation,
-        azimuth [B] degrees and camera_distances [B], all three before perturbation; fovy [B] radians; height, width."""
+        azimuth [B] degrees and camera_distances [B], all three before perturbation; fovy [B] radians; height, width.
+        B is this process's share of the batch."""
         cfg, count = self.cfg, self.batch_size
         elevation = sampling.draw_elevation(count, self.elevation_range, generator)
         azimuth = sampling.draw_azimuth(count, self.azimuth_range, cfg.batch_uniform_azimuth, generator)
@@ -204,13 +206,14 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
         else:
             lights = sampling.draw_lights_in_cone(position, light_distance, generator)
         size = (self.height, self.width, self.directions_unit_focal)
+        own = own_rows(count)
         return {
-            **camera_batch(c2w, fovy, *size, cfg.rays_d_normalize),
-            "camera_positions": position,
-            "light_positions": lights,
-            "elevation": elevation,
-            "azimuth": azimuth,
-            "camera_distances": distance,
+            **camera_batch(c2w[own], fovy[own], *size, cfg.rays_d_normalize),
+            "camera_positions": position[own],
+            "light_positions": lights[own],
+            "elevation": elevation[own],
+            "azimuth": azimuth[own],
+            "camera_distances": distance[own],
             "height": self.height,
             "width": self.width,
         }

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, suggest
 from ..gaussians.optimizer import build_adam
+from ..processes import average_over_processes, start_alike
 from . import run_report
 from .capabilities import Densifies, OwnLearningRates, Resizes
 from .guards import SilentTeacher, check_finite
@@ -39,6 +40,8 @@ class DreamMappingSystem(BaseLift3DSystem):
 
     cfg: Config
     report_type: ClassVar[type[run_report.RunReport]] = run_report.RunReport
+    averages_gradients: ClassVar[bool] = True
+    """Several processes need no wrapper round this system, which could not follow densification."""
 
     # ---- building ----
 
@@ -102,6 +105,14 @@ class DreamMappingSystem(BaseLift3DSystem):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self._report.start()
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        start_alike(self, "the system")
+
+    def on_after_backward(self) -> None:
+        super().on_after_backward()
+        average_over_processes(parameter.grad for parameter in self.parameters())
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
         step = self.true_global_step
