@@ -7,7 +7,7 @@ processes' batches is the batch of a single process, and generators never come a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +138,7 @@ def start_alike(module: nn.Module, what: str) -> None:
             dist.broadcast(tensor.data, 0)
 
 
-def require_alike(tensors: Mapping[str, Tensor] | Sequence[Tensor], what: str) -> None:
+def require_alike(tensors: Iterable[Tensor], what: str) -> None:
     """Compare the tensors' sizes and a checksum of their bits between all processes. Waits for the device.
 
     Raises:
@@ -146,8 +146,7 @@ def require_alike(tensors: Mapping[str, Tensor] | Sequence[Tensor], what: str) -
     """
     if not together():
         return
-    values = list(tensors.values() if isinstance(tensors, Mapping) else tensors)
-    own = torch.stack([_fingerprint(value) for value in values]).flatten()
+    own = torch.stack([_fingerprint(tensor) for tensor in tensors]).flatten()
     seen = [torch.empty_like(own) for _ in range(process_count())]
     dist.all_gather(seen, own)
     if all(torch.equal(other, seen[0]) for other in seen):

@@ -63,7 +63,7 @@ class Densification(nn.Module):
         views = optimizer_views(optimizer)
         if self.settings.refines_at(step):
             self._refine(step, model, views)
-            require_alike(model.params, f"step {step}: the list of Gaussians")
+            require_alike(model.params.values(), f"step {step}: the list of Gaussians")
             changed = True
         if self.settings.resets_at(step):
             reset_opacity(model, views, self.settings.reset_opacity)
