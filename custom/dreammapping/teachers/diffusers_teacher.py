@@ -19,8 +19,10 @@ from ..distillation.draw import draw_noise
 from ..distillation.teacher import CallCount
 from ..distillation.trainable import AdapterOptions
 from ..errors import TeacherError
+from ..processes import Rows
 from .denoisers import Denoiser, StableDiffusion, load_denoiser
 from .loading import Source, load_part, locate
+from .slices import in_slices
 
 if TYPE_CHECKING:
     from .lora import LoraPredictor
@@ -38,6 +40,8 @@ class TeacherOptions:
     """Channels-last network weights on CUDA. The VAE stays contiguous: its backward is slower in that layout."""
     attention_slicing: bool = False
     """Less memory, slower."""
+    unet_slice: int = 0
+    """Rows of the network's batch at a time; 0: all."""
     cpu_offload: bool = False
     """Weights stay in CPU memory and visit the GPU layer by layer (needs accelerate)."""
     compile_unet: bool = False
@@ -106,13 +110,13 @@ class DiffusersTeacher:
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()), no_autocast(noisy):
             text = torch.cat([embeddings[n].to(noisy.device, self.dtype).expand(batch, -1, -1) for n in names])
             x, steps = noisy.repeat(len(names), 1, 1, 1).float(), t.to(noisy.device).repeat(len(names))
-            output = self.denoiser(x, steps, text)
+            output = in_slices(self.denoiser, self.options.unet_slice, x, steps, text)
             eps = self.schedule.eps_from_output(self.denoiser.prediction_type, x, output, steps)
         self.calls.forwards += len(x)
         self.calls.count_backward(eps, len(x))
         return dict(zip(names, eps.chunk(len(names))))
 
-    def encode(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
+    def encode(self, rgb: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
         """See protocol.Teacher. Images of another size are resized bilinearly, not antialiased (like threestudio)."""
         self._follow(rgb)
         if rgb.shape[-2:] != self.image_size:
@@ -121,7 +125,7 @@ class DiffusersTeacher:
             # A permuted [B,H,W,3] image is channels-last in memory, which the encoder's backward is slow on.
             posterior = self.vae.encode((rgb * 2 - 1).to(self.vae_dtype).contiguous()).latent_dist
             mean, std = posterior.mean.to(rgb.dtype), posterior.std.to(rgb.dtype)
-        return (mean + std * draw_noise(mean, generator) - self.shift) * self.scaling_factor
+        return (mean + std * draw_noise(mean, generator, rows=rows) - self.shift) * self.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
