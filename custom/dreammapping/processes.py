@@ -1,8 +1,9 @@
 """The processes that make one asset together, one for each GPU: what they share out, add up and must agree on.
 
-Each process works on its rows of the same batch of views; the rows of rank r follow those of rank r - 1. Random numbers are
-drawn for the whole batch by every process, from generators in the same state, and each keeps its rows. So the union of the
-processes' batches is the batch of a single process, and generators never come apart. Alone, everything here does nothing.
+Each process works on its rows of the same batch of views; the rows of rank r follow those of rank r - 1. Random numbers
+are drawn for the whole batch by every process, from generators in the same state, and each keeps its rows. So the union
+of the processes' batches is the batch of a single process, and generators never come apart. Alone, everything here does
+nothing.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def sum_over_processes(tensors: Iterable[Tensor | None]) -> None:
 
 
 def average_over_processes(tensors: Iterable[Tensor | None]) -> None:
-    """As `sum_over_processes`, divided by the number of processes: of gradients of means over equal shares of a batch, the
-    gradient of the mean over the whole batch."""
+    """As `sum_over_processes`, divided by the number of processes: of gradients of means over equal shares of a batch,
+    the gradient of the mean over the whole batch."""
     given = [tensor for tensor in tensors if tensor is not None]
     sum_over_processes(given)
     if together():
@@ -97,8 +98,10 @@ def greatest_over_processes(tensor: Tensor) -> None:
 
 
 class GatherRows(torch.autograd.Function):
-    """A tensor of each process, stacked by rank: [...] -> [processes, ...], with graph. The gradient that comes back is of
-    the sum of all processes' losses."""
+    """A tensor of each process, stacked by rank: [...] -> [processes, ...], with graph.
+
+    The gradient that comes back is of the sum of all processes' losses.
+    """
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
@@ -117,8 +120,8 @@ class GatherRows(torch.autograd.Function):
 
 
 def start_alike(module: nn.Module, what: str) -> None:
-    """Give all processes the first one's parameters and buffers: what was made from one seed may differ in its last bits
-    between devices.
+    """Give all processes the first one's parameters and buffers: what was made from one seed may differ in its last
+    bits between devices.
 
     Raises:
         ProcessesDisagree: the tensors are not the same in number and shape.
@@ -130,8 +133,8 @@ def start_alike(module: nn.Module, what: str) -> None:
     dist.all_gather_object(shapes, [tuple(t.shape) for t in tensors])
     if any(other != shapes[0] for other in shapes):
         raise ProcessesDisagree(
-            f"{what} has other shapes on different processes, so they cannot train it together. Start it from something "
-            "that does not depend on the process, such as a file (system.geometry.load_splat)"
+            f"{what} has other shapes on different processes, so they cannot train it together. Start it from "
+            "something that does not depend on the process, such as a file (system.geometry.load_splat)"
         )
     with torch.no_grad():
         for tensor in tensors:
@@ -153,8 +156,8 @@ def require_alike(tensors: Iterable[Tensor], what: str) -> None:
         return
     sizes = ", ".join(str([int(n) for n in other[::2]]) for other in seen)
     raise ProcessesDisagree(
-        f"{what} is no longer the same on all processes (numbers of elements by process: {sizes}), so the run cannot go on. "
-        "Resume from the last checkpoint with one GPU, or report this with the run's configuration"
+        f"{what} is no longer the same on all processes (numbers of elements by process: {sizes}), so the run cannot "
+        "go on. Resume from the last checkpoint with one GPU, or report this with the run's configuration"
     )
 
 

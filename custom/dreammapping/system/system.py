@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import ConfigError, suggest
 from ..gaussians.optimizer import build_adam
 from ..processes import average_over_processes, start_alike
-from . import run_report
+from . import memory_report, run_report
 from .capabilities import Densifies, OwnLearningRates, Resizes
 from .guards import SilentTeacher, check_finite
 from .regularizers import REGULARIZERS
@@ -105,6 +105,7 @@ class DreamMappingSystem(BaseLift3DSystem):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self._report.start()
+        memory_report.announce(self)
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -1,10 +1,10 @@
 """Less memory for more time: a batch in slices, with the result and the gradient of the whole.
 
-Encoding. What takes memory is what the VAE's encoder keeps for its backward, which is proportional to the images at work.
-But the latents' gradient is known before that backward starts, since the residual is detached. So only one slice's graph
-has to exist at a time: all slices but the last are encoded without graph, and once more, with it, when their gradient has
-come. The last slice's backward runs first, so its graph can stay. The time is one more forward of all slices but the last;
-checkpointing inside the encoder would repeat all of it and keep more.
+Encoding. What takes memory is what the VAE's encoder keeps for its backward, which is proportional to the images at
+work. But the latents' gradient is known before that backward starts, since the residual is detached. So only one slice's
+graph has to exist at a time: all slices but the last are encoded without graph, and once more, with it, when their
+gradient has come. The last slice's backward runs first, so its graph can stay. The time is one more forward of all slices
+but the last; checkpointing inside the encoder would repeat all of it and keep more.
 
 The network runs without graph, so there slices only cost the device's efficiency at smaller batches.
 """
