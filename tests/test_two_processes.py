@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU) make one asset: the same as one process with the same views, alike on both, and resumable."""
+"""Two processes (gloo, CPU) make one asset: that of one process with the same views, alike on both, and resumable."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import launch  # noqa: E402
 
 STEPS, EVERY = 6, 3  # Gaussians are added at steps 2 and 4
 TOGETHER = ("trainer.devices=2",)
+HALF = f"at-step={EVERY}.ckpt"
 
 
 def arguments(teacher: Path, outputs: Path, name: str, *more: str) -> list[str]:
@@ -29,14 +30,15 @@ def arguments(teacher: Path, outputs: Path, name: str, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """What both processes found, and the folder of their runs: whole, and `resumed` from the whole's first checkpoint."""
+    """What both processes found, and the folder of their runs; `resumed` starts from the whole's first checkpoint."""
     folder = tmp_path_factory.mktemp("together")
     teacher = make_tiny_teacher(folder / "teacher")
-    mcmc = ("system.geometry.densification.type=mcmc", "trainer.max_steps=3")
+    quick = ("system.report=false", "data.n_test_views=2")
+    mcmc = ("system.geometry.densification.type=mcmc", "trainer.max_steps=3", *quick)
     runs = [
         arguments(teacher, folder, "whole", *TOGETHER),
         arguments(teacher, folder, "mcmc", *TOGETHER, *mcmc),
-        arguments(teacher, folder, "resumed", *TOGETHER, f"resume={folder}/whole/small/ckpts/at-step={EVERY}.ckpt"),
+        arguments(teacher, folder, "resumed", *TOGETHER, *quick, f"resume={checkpoint(folder, 'whole', HALF)}"),
     ]
     runs[0] += ["checkpoint.save_top_k=-1", "checkpoint.filename=at-{step}"]
     (folder / "runs.json").write_text(json.dumps(runs), encoding="utf-8")
@@ -70,8 +72,9 @@ def test_the_shares_together_are_what_one_process_has(together: SimpleNamespace,
     first, second = (found["shares"][case] for found in together.found)
     for name, whole in alone.items():
         joined = torch.cat([first[name], second[name]])
-        # Atol: a bias before a normalization has no gradient but rounding, of which Adam makes steps.
-        torch.testing.assert_close(joined, whole, rtol=1e-9, atol=1e-7 if name == "learned" else 1e-12, msg=lambda text: f"{name}: {text}")
+        # A bias before a normalization has no gradient but rounding, of which Adam makes steps.
+        atol = 1e-7 if name == "learned" else 1e-12
+        torch.testing.assert_close(joined, whole, rtol=1e-9, atol=atol, msg=lambda text: f"{name}: {text}")
 
 
 def test_messages(together: SimpleNamespace):
@@ -84,10 +87,14 @@ def test_messages(together: SimpleNamespace):
         assert "data.batch_size is 3, which 2 processes cannot share evenly" in messages["odd"]
 
 
-def test_one_process_makes_the_same_asset(together: SimpleNamespace):
-    """Up to the order of sums in float32, which Adam can turn into a different step where a gradient is nearly zero."""
-    assert launch.main(arguments(together.teacher, together.folder, "alone")) == 0
-    alone, both = (torch.load(checkpoint(together.folder, name), weights_only=True) for name in ("alone", "whole"))
+@pytest.mark.parametrize("start", ["alone", "taken over"])
+def test_one_process_makes_the_same_asset(together: SimpleNamespace, start: str):
+    """From the beginning, or from the two's first checkpoint. Up to the order of sums in float32, which Adam can turn
+    into a different step where a gradient is nearly zero."""
+    name = start.replace(" ", "-")
+    resume = [f"resume={checkpoint(together.folder, 'whole', HALF)}"] if start != "alone" else []
+    assert launch.main(arguments(together.teacher, together.folder, name, *resume)) == 0
+    alone, both = (torch.load(checkpoint(together.folder, run), weights_only=True) for run in (name, "whole"))
     prefix = "geometry."
     names = [name for name in alone["state_dict"] if name.startswith(prefix) and "extra_state" not in name]
     assert len(alone["state_dict"]["geometry.gaussians.params.means"]) > 60

@@ -68,8 +68,18 @@ class Rows:
 
 def sum_over_processes(tensors: Iterable[Tensor | None]) -> None:
     """In place, in one transfer for each type of number. None is left out: it has to be None on all processes."""
-    if not together():
-        return
+    if together():
+        _add_up(tensors, 1)
+
+
+def average_over_processes(tensors: Iterable[Tensor | None]) -> None:
+    """As `sum_over_processes`, divided by the number of processes: of gradients of means over equal shares of a batch,
+    the gradient of the mean over the whole batch."""
+    if together():
+        _add_up(tensors, process_count())
+
+
+def _add_up(tensors: Iterable[Tensor | None], divisor: int) -> None:
     by_type: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         if tensor is not None:
@@ -77,18 +87,10 @@ def sum_over_processes(tensors: Iterable[Tensor | None]) -> None:
     for group in by_type.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         dist.all_reduce(flat)
-        for tensor, total in zip(group, flat.split([tensor.numel() for tensor in group])):
-            tensor.copy_(total.view(tensor.shape))
-
-
-def average_over_processes(tensors: Iterable[Tensor | None]) -> None:
-    """As `sum_over_processes`, divided by the number of processes: of gradients of means over equal shares of a batch,
-    the gradient of the mean over the whole batch."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    sum_over_processes(given)
-    if together():
-        for tensor in given:
-            tensor /= process_count()
+        if divisor > 1:
+            flat /= divisor
+        totals = flat.split([tensor.numel() for tensor in group])
+        torch._foreach_copy_(group, [total.view(tensor.shape) for tensor, total in zip(group, totals)])
 
 
 def greatest_over_processes(tensor: Tensor) -> None:
@@ -138,7 +140,10 @@ def start_alike(module: nn.Module, what: str) -> None:
         )
     with torch.no_grad():
         for tensor in tensors:
-            dist.broadcast(tensor.data, 0)
+            if tensor.numel():
+                value = tensor.data.contiguous()  # NCCL takes no other
+                dist.broadcast(value, 0)
+                tensor.data.copy_(value)
 
 
 def require_alike(tensors: Iterable[Tensor], what: str) -> None:

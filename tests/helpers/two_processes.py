@@ -19,10 +19,24 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
 from dreammapping.degradation.batch_norm import WholeBatchNorm2d  # noqa: E402
-from dreammapping.distillation import Distiller, DistillerSettings, LossContext, build_loss, build_timesteps, draw_noise  # noqa: E402
+from dreammapping.distillation import (  # noqa: E402
+    Distiller,
+    DistillerSettings,
+    LossContext,
+    build_loss,
+    build_timesteps,
+    draw_noise,
+)
 from dreammapping.distillation.draw import draw_training_pairs  # noqa: E402
 from dreammapping.gaussians import Densification, DensificationSettings  # noqa: E402
-from dreammapping.processes import Rows, average_over_processes, process_count, process_rank, require_alike, start_alike  # noqa: E402
+from dreammapping.processes import (  # noqa: E402
+    Rows,
+    average_over_processes,
+    process_count,
+    process_rank,
+    require_alike,
+    start_alike,
+)
 from dreammapping.teachers.closed_form import ClosedFormTeacher, GaussianMixture  # noqa: E402
 from threestudio.errors import ConfigError  # noqa: E402
 from threestudio.models.background.base import random_colors  # noqa: E402
@@ -40,8 +54,8 @@ def own(whole: torch.Tensor) -> torch.Tensor:
 
 
 def teacher() -> ClosedFormTeacher:
-    names = {"cond": 2, "empty": 3}
-    return ClosedFormTeacher({name: GaussianMixture.single(numbers(*SHAPE, seed=seed), 0.5) for name, seed in names.items()})
+    means = {"cond": numbers(*SHAPE, seed=2), "empty": numbers(*SHAPE, seed=3)}
+    return ClosedFormTeacher({name: GaussianMixture.single(mean, 0.5) for name, mean in means.items()})
 
 
 def random_numbers() -> dict[str, torch.Tensor]:

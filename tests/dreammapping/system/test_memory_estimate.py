@@ -79,9 +79,11 @@ def test_attention_without_graph_makes_no_matrix():
 
 def test_more_work_needs_more_and_slices_need_less(teacher):
     base = estimate(teacher, None, SETUP, torch.float32)
-    assert base.parts["weights"] == 4 * sum(p.numel() for part in (teacher.vae, teacher.network) for p in part.parameters())
+    parameters = [*teacher.vae.parameters(), *teacher.network.parameters()]
+    assert base.parts["weights"] == 4 * sum(p.numel() for p in parameters)
     assert base.parts["scene"] == 4 * 5600
-    work = {n: estimate(teacher, None, replace(SETUP, views=n), torch.float32).parts["networks at work"] for n in (2, 4)}
+    by_views = {n: estimate(teacher, None, replace(SETUP, views=n), torch.float32) for n in (2, 4)}
+    work = {n: found.parts["networks at work"] for n, found in by_views.items()}
     assert work[4] == pytest.approx(2 * work[2], rel=0.05)
     sliced = estimate(teacher, None, replace(SETUP, encode_slice=1), torch.float32)
     assert sliced.parts["networks at work"] < 0.6 * base.parts["networks at work"]
