@@ -4,6 +4,8 @@
     python benchmarks/iteration.py --losses all                 # every loss that has a config
     python benchmarks/iteration.py --losses all --kind 2d       # latents optimized directly: no rendering, no VAE
     python benchmarks/iteration.py --paper-shapes --losses all  # paper's sizes, random weights of SD 2.1-base's shapes, CUDA
+    python benchmarks/iteration.py --paper-shapes --side-by-side # ours, ours eager, threestudio's way with and without decode
+    python benchmarks/iteration.py --tiny --side-by-side         # the same on a miniature, for a look at the script itself
 
 Prints a table and writes the raw milliseconds as JSON, with the U-Net evaluations counted per image. The number of
 Gaussians is held constant, so that all losses draw the same scene; densification is not part of what is measured.
@@ -13,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import json
 import platform
 import statistics
@@ -26,130 +27,31 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-import dreammapping  # noqa: E402, F401  registers its classes
-import threestudio  # noqa: E402
-from dreammapping.correction import CorrectorCard, build_corrector, save_corrector  # noqa: E402
+from benchmarks.plain_step import PlainStep  # noqa: E402
+from benchmarks.stepping import (  # noqa: E402
+    CONFIGS,
+    EAGER,
+    Run,
+    configuration,
+    own_overrides,
+    random_corrector,
+    random_sd21,
+    teachers_loaded_once,
+    timed,
+    tiny_teacher,
+)
 from dreammapping.distillation import LOSSES  # noqa: E402
 from dreammapping.evaluation.resources import device_name, peak_gpu_memory_bytes, peak_memory_bytes  # noqa: E402
-from dreammapping.system.guards import check_finite  # noqa: E402
-from dreammapping.teachers import DiffusersTeacher  # noqa: E402
-from threestudio.utils.config import load_config  # noqa: E402
 from threestudio.utils.misc import get_device  # noqa: E402
-from threestudio.utils.presets import overlay_files  # noqa: E402
 
-CONFIGS = ROOT / "custom" / "dreammapping" / "configs"
 YARDSTICK = "sds"
-
-# stabilityai/stable-diffusion-2-1-base, its unet/config.json and vae/config.json
-SD21_UNET = dict(
-    sample_size=64,
-    in_channels=4,
-    out_channels=4,
-    block_out_channels=(320, 640, 1280, 1280),
-    layers_per_block=2,
-    attention_head_dim=(5, 10, 20, 20),
-    cross_attention_dim=1024,
-    use_linear_projection=True,
-    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-)
-SD21_VAE = dict(
-    sample_size=512,
-    latent_channels=4,
-    block_out_channels=(128, 256, 512, 512),
-    layers_per_block=2,
-    norm_num_groups=32,
-    down_block_types=("DownEncoderBlock2D",) * 4,
-    up_block_types=("UpDecoderBlock2D",) * 4,
-    scaling_factor=0.18215,
-)
-
-
-class Run:
-    """One system with its cameras and its optimizer, stepped by hand."""
-
-    def __init__(self, config: Any, device: torch.device) -> None:
-        torch.manual_seed(config.seed)
-        self.system = threestudio.find(config.system_type)(config.system).to(device)
-        self.system.train()
-        self.optimizer = self.system.configure_optimizers()["optimizer"]
-        data = threestudio.find(config.data_type)(config.data)
-        data.setup("fit")
-        self.batches, self.device = iter(data.train_dataloader()), device
-        self.images_per_step = 0
-
-    def step(self) -> float:
-        """Milliseconds of one iteration. Drawing the camera is part of it.
-
-        Raises:
-            DivergenceError: the loss or a gradient is not finite.
-        """
-        synchronize(self.device)
-        begin = time.perf_counter()
-        self.optimizer.zero_grad(set_to_none=True)
-        batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in next(self.batches).items()}
-        self.system.preprocess_data(batch, "train")
-        out = self.system(batch)
-        self.images_per_step = len(out["latents"] if "latents" in out else out["comp_rgb"])
-        loss = self.system.total_loss(out, batch)
-        loss.backward()
-        self.optimizer.step()
-        synchronize(self.device)
-        milliseconds = 1e3 * (time.perf_counter() - begin)
-        check_finite(0, loss, self.system.named_parameters())
-        return milliseconds
-
-    def unet_work(self, iterations: int) -> dict[str, float]:
-        """U-Net forwards and backwards per image, averaged over the iterations since the counter was set to zero."""
-        calls, images = self.system.guidance.teacher.calls, iterations * self.images_per_step
-        return {"forwards": calls.forwards / images, "backwards": calls.backwards / images}
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
 
 def losses_with_config(kind: str) -> list[str]:
     """Every registered loss that has a config of this kind ("gs", "2d"); SDS, the yardstick, comes first."""
     found = [name for name in LOSSES.names() if (CONFIGS / f"{name}-{kind}.yaml").exists()]
     return sorted(found, key=lambda name: (name != YARDSTICK, name))
-
-
-def configuration(loss: str, kind: str, overrides: list[str], embedded: bool) -> Any:
-    """The loss's own config, with the embedded preset's overlays if wanted."""
-    config = CONFIGS / f"{loss}-{kind}.yaml"
-    files = [config, *(overlay_files(config, "embedded") if embedded else [])]
-    return load_config(*files, cli_args=["use_timestamp=false", *overrides])
-
-
-def random_sd21(folder: Path) -> Path:
-    """A teacher folder with SD 2.1-base's U-Net and VAE in shape, random in value; the text side is a miniature."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    helper = ROOT / "tests" / "helpers" / "tiny_teacher.py"
-    spec = importlib.util.spec_from_file_location("tiny_teacher", helper)
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
-    tiny.make_tiny_teacher(folder, text_width=SD21_UNET["cross_attention_dim"], text_length=77)
-    torch.manual_seed(0)
-    for name, cls, shape in (("unet", UNet2DConditionModel, SD21_UNET), ("vae", AutoencoderKL, SD21_VAE)):
-        for old in (folder / name).iterdir():
-            old.unlink()
-        cls(**shape).half().save_pretrained(folder / name)
-    return folder
-
-
-def random_corrector(folder: Path, teacher: Path) -> Path:
-    """What lmc-sds needs for that teacher, untrained."""
-    model = DiffusersTeacher.load(str(teacher))
-    known = {"teacher": str(teacher), "teacher_fingerprint": model.fingerprint}
-    card = CorrectorCard(latent_shape=model.latent_shape, steps=model.schedule.steps, **known)
-    save_corrector(build_corrector(card.latent_shape, card.reads, card.widths), card, folder)
-    return folder
 
 
 def compare(runs: dict[str, Run], warmup: int, blocks: int, per_block: int) -> dict[str, dict[str, Any]]:
@@ -172,8 +74,8 @@ def paper_shapes(device: torch.device, losses: list[str], kind: str, iterations:
     report: dict[str, Any] = {}
     torch.cuda.init()  # peak memory cannot be reset before
     with tempfile.TemporaryDirectory() as scratch:
-        teacher = random_sd21(Path(scratch) / "teacher")
-        own = [f"system.prompt_processor.pretrained_model_name_or_path={teacher}", "system.prompt_processor.spawn=false"]
+        teacher = random_sd21(Path(scratch) / "teacher", device)
+        own = own_overrides(teacher, kind)
         corrector = random_corrector(Path(scratch) / "corrector", teacher) if "lmc-sds" in losses else None
         for loss in losses:
             needed = [f"system.guidance.loss.corrector={corrector}"] if loss == "lmc-sds" else []
@@ -191,6 +93,66 @@ def paper_shapes(device: torch.device, losses: list[str], kind: str, iterations:
 def embedded(losses: list[str], kind: str, device: torch.device, blocks: int, per_block: int, overrides: list[str]) -> dict[str, Any]:
     runs = {loss: Run(configuration(loss, kind, overrides, True), device) for loss in losses}
     return compare(runs, warmup=3, blocks=blocks, per_block=per_block)
+
+
+def side_by_side(device: torch.device, tiny: bool, iterations: int, overrides: list[str], output: Path) -> dict[str, Any]:
+    """VDM + DCA and SDS, ours (everything on, then everything off), and the plain step of threestudio, in one process.
+
+    `ms` is per iteration, of `iterations` that follow each other without a wait. Written after each row.
+    """
+    report: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, "rows": {}}
+    with tempfile.TemporaryDirectory() as scratch, teachers_loaded_once():
+        folder = Path(scratch) / "teacher"
+        teacher = tiny_teacher(folder) if tiny else random_sd21(folder, device)
+        own = own_overrides(teacher, "gs", tiny)
+        on = [] if tiny else ["system.guidance.compile_unet=true"]
+        plain = {f"plain{' with decode' if decode else ''}": decode for decode in (False, True)}
+        for loss, settings, name in (
+            ("vdm", on, "VDM+DCA"), ("sds", on, "SDS"), ("vdm", EAGER, "VDM+DCA eager"), ("sds", EAGER, "SDS eager"),
+            *(("sds", EAGER, name) for name in plain),
+        ):  # fmt: skip
+            config = configuration(loss, "gs", [*own, *settings, *overrides], False)
+            try:
+                report["rows"][name] = _row(config, device, iterations, teacher, plain.get(name))
+            except Exception as problem:  # the other rows are still worth having
+                report["rows"][name] = {"error": f"{type(problem).__name__}: {problem}"}
+            print(f"  {name:20}{_told(report['rows'][name])}", flush=True)
+            write_report(output, report)
+    return report
+
+
+def _row(config: Any, device: torch.device, iterations: int, teacher: Path, decode: bool | None) -> dict[str, Any]:
+    """`decode` None: our own step; else the plain one."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    begin = time.perf_counter()
+    run = Run(config, device)
+    guide = None if decode is None else PlainStep(teacher, run.system.prompt_utils, device, decode=decode)
+
+    def step() -> None:
+        run.advance(guide=guide)
+
+    step()
+    first = time.perf_counter() - begin
+    timed(step, device, 5)
+    found = sorted(timed(step, device, max(iterations // 3, 1)) for _ in range(3))
+    peak = peak_gpu_memory_bytes(device)
+    return {"ms": found[1], "ms_least": found[0], "ms_most": found[2], "first_step_s": first, "peak_gpu_memory_bytes": peak}
+
+
+def _told(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return row["error"][:200]
+    memory = f"   {row['peak_gpu_memory_bytes'] / 2**30:.1f} GiB" if row["peak_gpu_memory_bytes"] else ""
+    spread = f"({row['ms_least']:.1f} to {row['ms_most']:.1f})"
+    return f"{row['ms']:9.1f} ms {spread:20} first step after {row['first_step_s']:.0f} s{memory}"
+
+
+def write_report(output: Path, report: dict[str, Any]) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
 def over_yardstick(loss: str, report: dict[str, Any]) -> float:
@@ -214,6 +176,9 @@ def main() -> None:
     parser.add_argument("--losses", nargs="+", default=["sds", "vdm"], help="names, or all; SDS is always measured")
     parser.add_argument("--kind", choices=("gs", "2d"), default="gs", help="Gaussians, or latents optimized directly")
     parser.add_argument("--paper-shapes", action="store_true", help="the paper's sizes, random weights, CUDA")
+    parser.add_argument("--side-by-side", action="store_true", help="against eager and against threestudio's plain step")
+    parser.add_argument("--tiny", action="store_true", help="--side-by-side on a miniature")
+    parser.add_argument("--quick", action="store_true", help="--side-by-side with 6 iterations")
     parser.add_argument("--iterations", type=int, default=20, help="of --paper-shapes, after 3 to warm up")
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--per-block", type=int, default=5)
@@ -223,6 +188,11 @@ def main() -> None:
 
     warnings.filterwarnings("ignore", message=".*self.log.*")  # there is no trainer here
     device, kind = get_device(), options.kind
+    if options.side_by_side:
+        iterations = 6 if options.quick else options.iterations
+        side_by_side(device, options.tiny or not options.paper_shapes, iterations, options.overrides, options.output)
+        print(f"raw numbers: {options.output}")
+        return
     losses = losses_with_config(kind) if options.losses == ["all"] else [YARDSTICK, *(n for n in options.losses if n != YARDSTICK)]
     if options.paper_shapes:
         measured = paper_shapes(device, losses, kind, options.iterations, options.overrides)
@@ -238,8 +208,7 @@ def main() -> None:
         "mean_over_sds": {name: over_yardstick(name, measured) for name in measured},
         "peak_memory_bytes": peak_memory_bytes(),
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_report(options.output, report)
     print(f"{report['what']}, {report['device']}, torch {report['torch']}")
     print("\n".join(line(name, measured) for name in measured))
     print(f"raw numbers: {options.output}")

@@ -1,9 +1,9 @@
 """Random cameras around the origin: the data of text to 3D.
 
 Training batch k is a pure function of (seed, k): sampling ranges and image size follow from k, random numbers from a
-generator seeded with both, and with several processes each keeps its rows of it. So the module keeps no random state, and a resumed run sees the batches it would have seen:
-at the start of an epoch the dataset asks the trainer how many batches were trained, and counts on from there. Lightning
-fetches one batch ahead; that batch is thrown away on interruption and is simply drawn again.
+generator seeded with both; of several processes each keeps its rows. So the module keeps no random state, and a resumed
+run sees the batches it would have seen: at the start of an epoch the dataset asks the trainer how many batches were
+trained, and counts on from there. Lightning fetches one batch ahead; thrown away on interruption, it is drawn again.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from threestudio import register, warn
+from threestudio import register
 from threestudio.data import sampling
+from threestudio.data.camera_batches import camera_matrices, camera_rays, limits, size_lists
 from threestudio.errors import ConfigError
 from threestudio.utils.base import Updateable
-from threestudio.utils.cameras import get_mvp_matrix, get_projection_matrix, get_ray_directions, get_rays
+from threestudio.utils.cameras import get_ray_directions
 from threestudio.utils.config import parse_structured
 from threestudio.utils.processes import own_rows
-
-NEAR, FAR = 0.01, 100.0
-"""Clip distances of `mvp_mtx`, world units."""
 
 
 @dataclass
@@ -71,57 +69,11 @@ class RandomCameraDataModuleConfig:
     """False leaves directions with depth 1 along the optical axis."""
 
 
-def camera_batch(c2w: Tensor, fovy: Tensor, height: int, width: int, unit_directions: Tensor, normalize: bool) -> dict:
-    """The part of a batch that follows from poses [B, 4, 4] and fields of view [B] in radians: rays and matrices."""
-    focal = 0.5 * height / torch.tan(0.5 * fovy)
-    directions = unit_directions.expand(len(fovy), -1, -1, -1).clone()
-    directions[..., :2] /= focal[:, None, None, None]
-    rays_o, rays_d = get_rays(directions, c2w, keepdim=True, normalize=normalize)
-    proj_mtx = get_projection_matrix(fovy, width / height, NEAR, FAR)
-    return {
-        "rays_o": rays_o,
-        "rays_d": rays_d,
-        "mvp_mtx": get_mvp_matrix(c2w, proj_mtx),
-        "proj_mtx": proj_mtx,
-        "c2w": c2w,
-        "fovy": fovy,
-    }
-
-
-def _limits(cfg: Any, name: str) -> tuple[float, float]:
-    values = [float(value) for value in cfg[name]] if hasattr(cfg, "keys") else [float(v) for v in getattr(cfg, name)]
-    if len(values) != 2 or values[0] > values[1]:
-        raise ConfigError(f"data.{name} is {values}; it must be two numbers, the smaller one first.")
-    return values[0], values[1]
-
-
-def _size_lists(cfg: Any) -> tuple[list[list[int]], list[int]]:
-    """Heights, widths and batch sizes as lists of one length, and the milestones between their entries."""
-    names = ("height", "width", "batch_size")
-    given = {name: getattr(cfg, name) for name in names}
-    lists = {name: [value] if isinstance(value, (int, float)) else list(value) for name, value in given.items()}
-    milestones = [int(step) for step in cfg.resolution_milestones]
-    count = max(len(values) for values in lists.values())
-    if count == 1 and milestones:
-        warn("data.resolution_milestones is ignored: height, width and batch_size are single values.")
-        milestones = []
-    if len(milestones) != count - 1 or milestones != sorted(milestones):
-        raise ConfigError(
-            f"data.resolution_milestones is {milestones}; with lists of {count} sizes it must be {count - 1} "
-            "rising steps."
-        )
-    for name, values in lists.items():
-        if len(values) not in (1, count) or any(int(value) != value or value < 1 for value in values):
-            raise ConfigError(
-                f"data.{name} is {values}; it must be a positive whole number or a list of {count}, as the others."
-            )
-    return [[int(value) for value in (lists[name] * count)[:count]] for name in names], milestones
-
-
 class RandomCameraIterableDataset(IterableDataset, Updateable):
     """Endless training cameras. `collate` makes a batch and is what subclasses override; it ignores its argument.
 
     Attributes of the current step: `height, width, batch_size, directions_unit_focal, elevation_range, azimuth_range`.
+    With `rays_later` batches come without rays_o and rays_d, which `rays` makes where the batch is then.
     State: `next_index`, the number k of the next batch, set from `first_index()` whenever an iteration starts.
     """
 
@@ -132,20 +84,22 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
             raise ConfigError(
                 f"data.light_sample_strategy is {cfg.light_sample_strategy!r}; it must be 'dreamfusion' or 'magic3d'."
             )
-        (self.heights, self.widths, self.batch_sizes), self.resolution_milestones = _size_lists(cfg)
+        (self.heights, self.widths, self.batch_sizes), self.resolution_milestones = size_lists(cfg)
         self.directions_unit_focals = [
             get_ray_directions(H=height, W=width, focal=1.0) for height, width in zip(self.heights, self.widths)
         ]
-        self._full_elevation_range = _limits(cfg, "elevation_range")
-        self._full_azimuth_range = _limits(cfg, "azimuth_range")
-        self.camera_distance_range = _limits(cfg, "camera_distance_range")
-        self.fovy_range = _limits(cfg, "fovy_range")
-        self.light_distance_range = _limits(cfg, "light_distance_range")
+        self._full_elevation_range = limits(cfg, "elevation_range")
+        self._full_azimuth_range = limits(cfg, "azimuth_range")
+        self.camera_distance_range = limits(cfg, "camera_distance_range")
+        self.fovy_range = limits(cfg, "fovy_range")
+        self.light_distance_range = limits(cfg, "light_distance_range")
         if not 0.0 < self.fovy_range[0] <= self.fovy_range[1] < 180.0:
             raise ConfigError(f"data.fovy_range is {self.fovy_range}; angles must lie between 0 and 180 degrees.")
         self.seed = torch.initial_seed()
         self.first_index: Callable[[], int] = lambda: 0
         self.next_index = 0
+        self.rays_later = False
+        self._on_device: dict[tuple[int, int, torch.device], Tensor] = {}
         self.update_step(0, 0)
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
@@ -185,6 +139,14 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
         self.update_step(0, index)
         return self._draw(sampling.generator_for(self.seed, index))
 
+    def rays(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """rays_o, rays_d [B,H,W,3] of a batch without them, on its device."""
+        height, width, device = batch["height"], batch["width"], batch["c2w"].device
+        if (height, width, device) not in self._on_device:
+            self._on_device[height, width, device] = get_ray_directions(H=height, W=width, focal=1.0).to(device)
+        unit = self._on_device[height, width, device]
+        return camera_rays(batch["c2w"], batch["fovy"], height, unit, self.cfg.rays_d_normalize)
+
     def _draw(self, generator: torch.Generator) -> dict[str, Any]:
         """rays_o, rays_d [B,H,W,3]; mvp_mtx, proj_mtx, c2w [B,4,4]; camera_positions, light_positions [B,3]; elevation,
         azimuth [B] degrees and camera_distances [B], all three before perturbation; fovy [B] radians; height, width.
@@ -205,10 +167,12 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
             lights = sampling.draw_lights_near_camera(position, light_distance, perturb, generator)
         else:
             lights = sampling.draw_lights_in_cone(position, light_distance, generator)
-        size = (self.height, self.width, self.directions_unit_focal)
         own = own_rows(count)
+        c2w, fovy = c2w[own], fovy[own]
+        made = (c2w, fovy, self.height, self.directions_unit_focal, cfg.rays_d_normalize)
         return {
-            **camera_batch(c2w[own], fovy[own], *size, cfg.rays_d_normalize),
+            **({} if self.rays_later else camera_rays(*made)),
+            **camera_matrices(c2w, fovy, self.height, self.width),
             "camera_positions": position[own],
             "light_positions": lights[own],
             "elevation": elevation[own],
@@ -259,8 +223,9 @@ class RandomCameraDataset(Dataset):
         if not 0 <= index < self.n_views:
             raise IndexError(index)
         cfg, view = self.cfg, slice(index, index + 1)
-        size = (cfg.eval_height, cfg.eval_width, self.directions_unit_focal)
-        camera = camera_batch(self.c2w[view], self.fovy[view], *size, cfg.rays_d_normalize)
+        c2w, fovy = self.c2w[view], self.fovy[view]
+        rays = camera_rays(c2w, fovy, cfg.eval_height, self.directions_unit_focal, cfg.rays_d_normalize)
+        camera = rays | camera_matrices(c2w, fovy, cfg.eval_height, cfg.eval_width)
         return {
             "index": index,
             **{key: value[0] for key, value in camera.items()},
@@ -293,6 +258,7 @@ class RandomCameraDataModule(pl.LightningDataModule):
         if stage in (None, "fit"):
             self.train_dataset = RandomCameraIterableDataset(self.cfg)
             self.train_dataset.first_index = self._batches_trained
+            self.train_dataset.rays_later = self._on_cuda
         if stage in (None, "fit", "validate"):
             self.val_dataset = RandomCameraDataset(self.cfg, "val")
         if stage in (None, "test", "predict"):
@@ -303,9 +269,22 @@ class RandomCameraDataModule(pl.LightningDataModule):
         trainer = self.trainer
         return 0 if trainer is None else trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
+    @property
+    def _on_cuda(self) -> bool:
+        """Whether the trainer works on a GPU. Then rays are made there: they are nearly all of a batch's bytes."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Lightning's hook: completes a training batch on its device."""
+        if isinstance(batch, dict) and "c2w" in batch and "rays_o" not in batch:
+            batch |= self.train_dataset.rays(batch)
+        return batch
+
     def train_dataloader(self) -> DataLoader:
-        # Workers would hold copies of the dataset, and drawing a camera is cheaper than sending it.
-        return DataLoader(self.train_dataset, batch_size=None, num_workers=0, collate_fn=self.train_dataset.collate)
+        # Workers would hold copies of the dataset, and drawing a camera is cheaper than sending it. A pinned batch goes
+        # to the device while that works.
+        dataset = self.train_dataset
+        return DataLoader(dataset, batch_size=None, num_workers=0, collate_fn=dataset.collate, pin_memory=self._on_cuda)
 
     def _eval_loader(self, dataset: RandomCameraDataset) -> DataLoader:
         return DataLoader(dataset, batch_size=1, num_workers=0, collate_fn=dataset.collate)

@@ -93,7 +93,7 @@ def compare(args: argparse.Namespace) -> None:
     for path in write_report(output, report):
         print(path)
     if args.choose:
-        write_choices(args.choose, plan, report.rows, args.by)
+        write_choices(args.choose, plan, report.rows, results.assets, args.by)
 
 
 def planned(plan: Plan, protocol: Protocol) -> list[Run]:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..errors import DreamMappingError, suggest
+from ..evaluation.intervals import paired_interval
 from ..files import write_atomic
 from .plan import Plan
+from .scores import Asset, groups_of
 
-HEAD = "# Each loss's best variant of {title!r} by {metric}, written by python -m custom.dreammapping.comparison --choose. Do not edit.\n"
+HEAD = """\
+# Each loss's best variant of {title!r} by {metric}; of those that cannot be told from it, the one nearest to the teacher's samples.
+# Written by python -m custom.dreammapping.comparison --choose. Do not edit.
+"""
+Row = dict[str, Any]
 
 
-def choose(plan: Plan, rows: list[dict[str, Any]], metric: str) -> dict[str, dict[str, list[str]]]:
-    """Overrides by representation and loss: of the variant with the largest mean of `metric` among those with the most finished assets.
+def choose(plan: Plan, rows: Sequence[Row], assets: Sequence[Asset], metric: str) -> dict[str, dict[str, list[str]]]:
+    """Overrides by representation and loss, of the variant that `best_of` names. Only those with the most finished assets take part.
 
-    Of equal ones the first is taken. Raises DreamMappingError if a loss has no value of the metric.
+    Raises DreamMappingError if a loss has no value of the metric.
     """
-    rows = [row for row in rows if row["method"] in plan.methods]  # the teacher's samples have one, too
+    rows = [row for row in rows if row["method"] in plan.methods]  # not the teacher's samples
     known = {key for row in rows for key in row["values"]}
     if metric not in known:
         raise DreamMappingError(f"no run has a value of {metric!r}, by which to choose; {suggest(metric, known)}")
@@ -30,18 +37,34 @@ def choose(plan: Plan, rows: list[dict[str, Any]], metric: str) -> dict[str, dic
             if not able:
                 raise DreamMappingError(f"no run of {loss} ({kind}) has finished with a value of {metric}; make more runs before choosing")
             most = max(row["assets"] for row in able)
-            best = max((row for row in able if row["assets"] == most), key=lambda row: row["values"][metric].value)
-            method = plan.methods[best["method"]]
+            method = plan.methods[best_of([row for row in able if row["assets"] == most], assets, metric)["method"]]
             chosen.setdefault(kind, {})[loss] = [*method.overrides, *method.of.get(kind, [])]
     return chosen
 
 
-def write_choices(path: Path, plan: Plan, rows: list[dict[str, Any]], metric: str) -> None:
+def best_of(rows: Sequence[Row], assets: Sequence[Asset], metric: str) -> Row:
+    """The row with the largest mean of `metric`; the nearest to the teacher's samples of those whose paired difference from it may be nothing.
+
+    A score alone likes what is too strong: saturated pictures keep it for long. Without distances the largest mean is taken, of equal ones the first.
+    """
+    best = max(rows, key=lambda row: row["values"][metric].value)
+    values = {
+        row["method"]: groups_of([a for a in assets if (a.representation, a.method) == (row["representation"], row["method"])], lambda a: a.values.get(metric))
+        for row in rows
+    }
+    pairs = [(row, paired_interval(values[best["method"]], values[row["method"]])) for row in rows]
+    equal = [row for row, difference in pairs if row is best or (difference is not None and difference.low <= 0.0)]
+    if not all(row["distances"] for row in equal):
+        return best
+    return min(equal, key=lambda row: next(iter(row["distances"].values())).value)
+
+
+def write_choices(path: Path, plan: Plan, rows: Sequence[Row], assets: Sequence[Asset], metric: str) -> None:
     """Write what was chosen; representations that the file has and the plan has not stay."""
     try:
         known = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         known = {}
-    known |= choose(plan, rows, metric)
+    known |= choose(plan, rows, assets, metric)
     text = HEAD.format(title=plan.title, metric=metric) + yaml.safe_dump(known, sort_keys=True, width=1000)
     write_atomic(path, text.encode())

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..processes import Rows
+from ..transfers import to_device
 from .cfg import Guided
-from .draw import NoisyDraw, to_device
+from .draw import NoisyDraw
 from .loss import ScoreLoss, register_loss
 from .teacher import Cost, PromptedTeacher
 

@@ -60,6 +60,11 @@ class AuxiliaryOptimizer:
             return self._restored
         return self._ready().state_dict()
 
+    def tensors(self) -> list[Tensor]:
+        """What an update changes in place beside the parameters; empty before the first."""
+        states = [] if self._optimizer is None else self._optimizer.state.values()
+        return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         # Kept until the first step: by then the parameters are on the device they will stay on.
         self._restored = dict(state)
@@ -70,6 +75,9 @@ class AuxiliaryOptimizer:
         if self._restored is not None:
             self._optimizer.load_state_dict(self._restored)
             self._restored = None
+        for group in self._optimizer.param_groups:
+            if "capturable" in group:  # as a CUDA graph, see recorded_update.py; a state may come from another device
+                group["capturable"] = self._on_cuda()
         return self._optimizer
 
     def _build(self) -> torch.optim.Optimizer:
@@ -81,6 +89,9 @@ class AuxiliaryOptimizer:
             return cls(self.parameters, fused=True, **options)
         except RuntimeError:  # a device without fused kernels
             return cls(self.parameters, foreach=True, **options)
+
+    def _on_cuda(self) -> bool:
+        return bool(self.parameters) and all(p.device.type == "cuda" for p in self.parameters)
 
 
 def _laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from .auxiliary import AuxiliaryOptimizer
 from .cfg import CFGConvention
 from .draw import NoisyDraw, draw_noise
 from .loss import ScoreLoss, ScoreResult
+from .recorded_update import RecordedUpdate
 from .teacher import NoisePredictor, PromptedTeacher
 from .timesteps import Timesteps, Uniform
 from .weighting import WEIGHTINGS
@@ -38,6 +39,8 @@ class DistillerSettings:
     """Each element of g is clamped to [-grad_clip, grad_clip]."""
     offset_noise: float = 0.0
     """Strength of the per-channel noise shared by the batch; LucidDreamer 0.1."""
+    cuda_graphs: bool = True
+    """On CUDA, launch what the loss trains as one recording, where the loss allows it (see ScoreLoss.decisions)."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,9 @@ class Distiller:
         self.timesteps = timesteps or Uniform()
         self.weighting = WEIGHTINGS.get(settings.weighting_strategy)
         self.optimizer = AuxiliaryOptimizer(loss.parameters(), loss.update) if loss.update else None
+        self.recorded: RecordedUpdate | None = None
+        if self.optimizer is not None and self.optimizer.parameters and settings.cuda_graphs:
+            self.recorded = RecordedUpdate(self.update, loss, self.optimizer)
 
     def __call__(
         self,
@@ -127,7 +133,7 @@ class Distiller:
             perp_neg_weights=perp_neg_weights,
         )
         answers = self.loss.ask(draw, prompted)
-        result, auxiliary = self.update(draw, answers)
+        result, auxiliary = (self.recorded or self.update)(draw, answers)
         gradient = self.gradient(draw, result.residual)
         diagnostics = {
             **{name: value.detach() for name, value in result.diagnostics.items()},
@@ -188,3 +194,5 @@ class Distiller:
         self.generator.set_state(state["generator"].cpu())
         if self.optimizer is not None and "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
+        if self.recorded is not None:
+            self.recorded.forget()

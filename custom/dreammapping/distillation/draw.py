@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..processes import Rows
+from ..transfers import to_device
 from .noise_schedule import NoiseSchedule
 
 
@@ -75,8 +76,3 @@ def draw_noise(like: Tensor, generator: torch.Generator, offset: float = 0.0, ro
     if offset:
         noise = noise + offset * torch.randn(1, like.shape[1], 1, 1, generator=generator)
     return to_device(noise, like.device).to(like.dtype)
-
-
-def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor to `device` without waiting for the work queued there (a pageable copy would)."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

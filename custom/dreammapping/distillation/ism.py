@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..transfers import to_device
 from .cfg import Guided
-from .draw import NoisyDraw, to_device
+from .draw import NoisyDraw
 from .loss import ScoreLoss, register_loss
 from .ode import ladder, walk
 from .schedule import Schedule, scheduled

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..processes import Rows
+from ..transfers import to_device
 from .cfg import CFGConvention, guide
-from .draw import NoisyDraw, draw_training_pairs, to_device
+from .draw import NoisyDraw, draw_training_pairs
 from .loss import LossContext
 from .teacher import repeat_text
 from .trainable import CAMERA_NUMBERS, Adaptable, AdapterOptions

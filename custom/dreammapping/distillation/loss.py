@@ -5,7 +5,7 @@ To add one: docs/add-a-loss.md. The tests pick it up by its name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -73,6 +73,11 @@ class ScoreLoss(nn.Module):
         self.settings = settings
         # Behind a tuple: a teacher that is a module must not become a part of the loss's state.
         self._context = (context,)
+
+    def decisions(self, draw: NoisyDraw) -> Hashable | None:
+        """All that `forward` makes depend on more than the tensors of the draw and the answers, if its work can be
+        recorded and replayed (replay.py): the same decisions, the same kernels. None, the default: it cannot."""
+        return None
 
     @property
     def context(self) -> LossContext:

@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .draw import draw_noise, to_device
+from ..transfers import to_device
+from .draw import draw_noise
 from .teacher import PromptedTeacher
 
 Ask = Callable[[Tensor, Tensor, PromptedTeacher], Tensor]

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..transfers import to_device
 from .cfg import seed_scale
-from .draw import NoisyDraw, to_device
+from .draw import NoisyDraw
 from .loss import ScoreLoss, register_loss
 from .teacher import Cost, PromptedTeacher
 

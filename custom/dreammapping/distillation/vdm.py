@@ -10,6 +10,7 @@ The paper leaves several choices open; each is a setting whose default is the mo
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from ..errors import ConfigError
 from ..processes import process_count, sum_over_processes
 from .auxiliary import AuxiliaryUpdate
 from .cfg import Guided
-from .dca import CutOff, build_coefficient
+from .dca import CutOff, Fixed, build_coefficient
 from .draw import NoisyDraw
 from .loss import LossContext, ScoreLoss, ScoreResult, register_loss
 from .teacher import Cost, PromptedTeacher
@@ -152,7 +153,7 @@ class VDM(ScoreLoss):
         read = answers.guided if s.m_input == "cfg" or s.cfg_place == "inside" else answers.cond
         mapped = self.degrade(read, draw)
         auxiliary = {}
-        if self.some_train(draw):
+        if self._trains(draw):
             auxiliary["op"] = self.operator_loss(mapped, draw)
         with torch.no_grad():
             own = self.degrade(read, draw, training=False) if s.bn_mode == "eval" else mapped.detach()
@@ -174,6 +175,20 @@ class VDM(ScoreLoss):
             }
         return ScoreResult(residual, auxiliary, diagnostics)
 
+    def decisions(self, draw: NoisyDraw) -> Hashable | None:
+        if not isinstance(self.coefficient, Fixed):  # the others learn on the host
+            return None
+        return self._trains(draw), draw.step < self.settings.psi_warmup
+
+    def _trains(self, draw: NoisyDraw) -> bool:
+        """Whether any image of the whole batch has t >= op_tmin."""
+        here = (draw.t_host >= self.settings.op_tmin).any()
+        if self.settings.op_tmin <= 0 or process_count() == 1:
+            return bool(here)
+        count = here.to(draw.t)
+        sum_over_processes([count])
+        return bool(count > 0)
+
     def degrade(self, eps: Tensor, draw: NoisyDraw, training: bool = True) -> Tensor:
         """M_psi(eps) [B,C,h,w] in eps's dtype, with graph to psi."""
         if self.operator.training != training:  # whoever switches the whole system to eval must not change M
@@ -191,15 +206,6 @@ class VDM(ScoreLoss):
         count = trains.sum()
         sum_over_processes([count])
         return process_count() * (error * trains).sum() / count
-
-    def some_train(self, draw: NoisyDraw) -> bool:
-        """Whether any image of the whole batch has t >= op_tmin."""
-        here = (draw.t_host >= self.settings.op_tmin).any()
-        if self.settings.op_tmin <= 0 or process_count() == 1:
-            return bool(here)
-        count = here.to(draw.t)
-        sum_over_processes([count])
-        return bool(count > 0)
 
 
 def rms(x: Tensor) -> Tensor:

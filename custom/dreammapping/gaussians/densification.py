@@ -90,16 +90,16 @@ class Densification(nn.Module):
     @torch.no_grad()
     def _collect(self, info: Mapping[str, Any]) -> None:
         gradient, radii = info[GRADIENT_KEY].grad, info["radii"]
-        processes = process_count()
         norms, seen, share = (torch.zeros_like(self.grad2d) for _ in range(3))
         if gradient is not None:  # else nothing of the loss reached the image
             # What is minimized is the average of the processes' losses.
-            unit = gradient.new_tensor([info["width"] / 2.0, info["height"] / 2.0]) / processes
-            if self.settings.loss_over_views == "mean":
-                unit = unit * gradient.shape[0] * processes
+            weight = gradient.shape[0] if self.settings.loss_over_views == "mean" else 1 / process_count()
+            in_pixels = (info["width"] / 2.0 * weight, info["height"] / 2.0 * weight)
             gradient, radii = self._watched(gradient), self._watched(radii)
             visible = (radii > 0).all(-1)  # [C, N]; what the rasterizer says of a culled Gaussian has no meaning
-            norms += torch.where(visible, (gradient * unit).norm(dim=-1), 0.0).sum(0)
+            # By plain numbers: a tensor of them would have to come from the host, which waits for the device.
+            scaled = torch.stack([gradient[..., i] * unit for i, unit in enumerate(in_pixels)], -1)
+            norms += torch.where(visible, scaled.norm(dim=-1), 0.0).sum(0)
             seen += visible.sum(0)
             if self.settings.prune_scale2d is not None and len(radii):
                 share += radii.amax(-1).amax(0) / float(max(info["width"], info["height"]))

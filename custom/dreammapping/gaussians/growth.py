@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DreamMappingError
+from ..transfers import to_device
 from .model import GaussianModel
 from .optimizer import OptimizerView
 from .rotation import rotate
@@ -124,6 +125,7 @@ def _grow(model: GaussianModel, growing: Tensor, settings: DensificationSettings
 def _offsets(model: GaussianModel, halves: Tensor, generator: torch.Generator) -> Tensor:
     """[2n, 3] draws from the Gaussians `halves` (the n split ones, twice over), relative to their means."""
     scales = model.params["scales"][halves].exp()
-    normal = torch.randn(scales.shape, generator=generator, dtype=scales.dtype).to(scales.device)
+    normal = torch.randn(scales.shape, generator=generator, dtype=scales.dtype)
+    normal = to_device(normal, scales.device)
     return rotate(model.params["quats"][halves], scales * normal)
 

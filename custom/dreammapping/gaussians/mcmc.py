@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..transfers import to_device
 from .growth import NoGaussiansLeft
 from .model import GaussianModel
 from .optimizer import OptimizerView
@@ -106,7 +107,8 @@ def add_position_noise(model: GaussianModel, strength: float, generator: torch.G
     """
     raw = model.params
     means = raw["means"]
-    noise = torch.randn(means.shape, generator=generator, dtype=means.dtype).to(means.device)
+    noise = torch.randn(means.shape, generator=generator, dtype=means.dtype)
+    noise = to_device(noise, means.device)
     openness = torch.sigmoid(NOISE_SHARPNESS * (1.0 - NOISE_CENTER - raw["opacities"].sigmoid()))
     noise *= (strength * openness)[:, None]
     along_axes = rotate_back(raw["quats"], noise) * (2.0 * raw["scales"]).exp()

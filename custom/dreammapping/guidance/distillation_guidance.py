@@ -66,7 +66,12 @@ class DreamMappingGuidance(BaseModule):
         """Views that the VAE encodes and differentiates at a time; 0: all. Same gradient; see docs/memory.md."""
         unet_slice: int = 0
         """Rows of the U-Net's batch (views times prompts) at a time; 0: all."""
-        compile_unet: bool = False
+        compile_unet: Any = False
+        """false, true, or a mode of torch.compile: default, max-autotune-no-cudagraphs. Kept for later starts."""
+        cuda_graphs: bool = True
+        """On CUDA, launch the network, and what VDM trains, as recordings of their kernels (replay.py)."""
+        fuse_projections: bool = True
+        """On CUDA, fewer and larger matrix products in the U-Net's attention."""
 
     cfg: Config
     loss_key: ClassVar[str] = "loss_distillation"
@@ -180,6 +185,7 @@ class DreamMappingGuidance(BaseModule):
             "grad_scale": cfg.grad_scale,
             "grad_reduction": cfg.grad_reduction,
             "offset_noise": cfg.offset_noise,
+            "cuda_graphs": cfg.cuda_graphs,
         }
         return parse_settings(DistillerSettings, values, "system.guidance")
 
@@ -193,6 +199,8 @@ class DreamMappingGuidance(BaseModule):
             unet_slice=check_slice(cfg.unet_slice, "system.guidance.unet_slice"),
             cpu_offload=cfg.enable_sequential_cpu_offload,
             compile_unet=cfg.compile_unet,
+            cuda_graphs=cfg.cuda_graphs,
+            fuse_projections=cfg.fuse_projections,
         )
 
     def _embeddings(self, prompt_utils: Any, views: Views) -> NamedEmbeddings:

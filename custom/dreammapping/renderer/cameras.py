@@ -12,7 +12,8 @@ def world_to_camera(c2w: Tensor) -> Tensor:
     The latter's axes are right, down, forward. The inverse of a rigid motion is written out, so that the result is as
     rigid as float32 allows.
     """
-    rotation = c2w[:, :3, :3] * c2w.new_tensor([1.0, -1.0, -1.0])  # flips the up and backward columns
+    # The up and backward columns turn round. Without a tensor of signs, which would have to come from the host.
+    rotation = torch.cat([c2w[:, :3, :1], -c2w[:, :3, 1:3]], dim=-1)
     inverse = rotation.transpose(1, 2)
     viewmats = torch.eye(4, dtype=c2w.dtype, device=c2w.device).repeat(len(c2w), 1, 1)
     viewmats[:, :3, :3] = inverse

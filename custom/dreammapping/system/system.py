@@ -12,14 +12,15 @@ from threestudio.systems.base import BaseLift3DSystem
 from threestudio.systems.utils import parse_optimizer
 from torch import Tensor
 
-from ..errors import ConfigError, suggest
+from ..errors import ConfigError, DreamMappingError, suggest
 from ..gaussians.optimizer import build_adam
 from ..processes import average_over_processes, start_alike
 from . import memory_report, run_report
 from .capabilities import Densifies, OwnLearningRates, Resizes
-from .guards import SilentTeacher, check_finite
+from .guards import FiniteGuard, SilentTeacher
 from .regularizers import REGULARIZERS
 from .start import settled_start
+from .step_log import StepLog
 
 
 @threestudio.register("dreammapping-system")
@@ -54,7 +55,8 @@ class DreamMappingSystem(BaseLift3DSystem):
         self.read_prompt()
         self.guidance = threestudio.find(self.cfg.guidance_type)(self.cfg.guidance)
         self._report = self.report_type(self)
-        self._silence = SilentTeacher()
+        self._silence, self._finite = SilentTeacher(), FiniteGuard()
+        self._step_log = StepLog(self)
 
     def check_prompt(self) -> None:
         """Find a missing prompt before anything is built."""
@@ -94,6 +96,7 @@ class DreamMappingSystem(BaseLift3DSystem):
             self.geometry.prepare_for_state_dict(checkpoint["state_dict"], "geometry.")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._settle_guards()  # nothing broken is kept
         super().on_save_checkpoint(checkpoint)
         self._report.progress()
 
@@ -121,6 +124,7 @@ class DreamMappingSystem(BaseLift3DSystem):
         if isinstance(self.geometry, OwnLearningRates):
             self.geometry.update_learning_rates(optimizer.optimizer, step)
 
+        self._step_log.clear()
         out = self(batch)
         loss = self.total_loss(out, batch)
 
@@ -128,13 +132,25 @@ class DreamMappingSystem(BaseLift3DSystem):
         if densifies:
             self.geometry.before_backward(step, out["rasterization"].info)
         self.manual_backward(loss)
-        check_finite(step, loss, self.named_parameters())
+        self._finite.check(step, loss, self.named_parameters())
         optimizer.step()
         if densifies:
-            self.geometry.after_optimizer_step(step, out["rasterization"].info, optimizer.optimizer)
+            self._densify(step, out["rasterization"].info, optimizer.optimizer)
         optimizer.zero_grad(set_to_none=True)
         self._log_progress(loss, optimizer.optimizer)
         return {"loss": loss.detach()}
+
+    def _densify(self, step: int, info: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        try:
+            self.geometry.after_optimizer_step(step, info, optimizer)
+        except DreamMappingError:
+            self._settle_guards()  # gradients that were no numbers explain it better
+            raise
+
+    def _settle_guards(self) -> None:
+        """Raise what the guards have not looked at yet."""
+        self._finite.settle()
+        self._silence.settle()
 
     def total_loss(self, out: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
         """What one step minimizes: the guidance's terms and the regularizers, weighted.
@@ -148,14 +164,14 @@ class DreamMappingSystem(BaseLift3DSystem):
             self._silence.watch(self.true_global_step, guided["residual_norm"])
         for key, value in guided.items():
             if not isinstance(value, Tensor) or value.numel() == 1:
-                self.log(f"train/{key}", value)
+                self._step_log.add(f"train/{key}", value)
         total = sum(value * self.C(self.cfg.loss[f"lambda_{name}"]) for name, value in terms.items())
         for key, weight in self.cfg.loss.items():
             name, weight = key.removeprefix("lambda_"), self.C(weight)
-            self.log(f"train_params/{key}", weight)
+            self._step_log.add(f"train_params/{key}", weight)
             if name not in terms and weight != 0.0:
                 value = REGULARIZERS.get(name)(out, self.geometry)
-                self.log(f"train/loss_{name}", value)
+                self._step_log.add(f"train/loss_{name}", value)
                 total = total + weight * value
         return total
 
@@ -177,16 +193,20 @@ class DreamMappingSystem(BaseLift3DSystem):
                 )
 
     def _log_progress(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        if not self._step_log.wanted:
+            return
+        self._step_log.add("train/loss", loss.detach(), prog_bar=True)
         count = getattr(self.geometry, "count", None)
         if count is not None:
-            self.log("train/gaussians", float(count), prog_bar=True)
+            self._step_log.add("train/gaussians", float(count), prog_bar=True)
         for index, group in enumerate(optimizer.param_groups):
-            self.log(f"lr/{group.get('name', index)}", group["lr"])
+            self._step_log.add(f"lr/{group.get('name', index)}", group["lr"])
+        self._step_log.send()
 
     def on_fit_end(self) -> None:
         # Not on_train_end: that is skipped when a run is resumed that was killed between its last step and its export.
         super().on_fit_end()
+        self._settle_guards()
         self._report.finish()
 
     # ---- looking ----

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..distillation.noise_schedule import NoiseSchedule
 from ..distillation.trainable import CAMERA_NUMBERS
 from ..errors import ConfigError, TeacherError
+from .attention import TextProjection, fuse_projections
 from .loading import Source, load_config, load_part, pipeline_class
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -56,6 +57,8 @@ class Denoiser:
     """Pixels per latent pixel."""
     run: Any = field(init=False)
     """The network, or its compiled form."""
+    project: TextProjection | None = field(init=False, default=None)
+    """What turns tokens into what a network with fused projections reads in their place."""
 
     part: ClassVar[str] = "unet"
     """The network's folder."""
@@ -86,7 +89,7 @@ class Denoiser:
         return self.run(
             noisy.to(text.dtype),
             t,
-            encoder_hidden_states=tokens,
+            encoder_hidden_states=tokens if self.project is None else self.project(tokens),
             class_labels=None if camera is None else camera.float(),
             return_dict=False,
             **self.conditions(noisy, pooled),
@@ -102,6 +105,11 @@ class Denoiser:
             raise TeacherError("this U-Net has class labels of its own, so it cannot be told the camera that way")
         width = self.network.time_embedding.linear_2.out_features
         self.network.class_embedding = _camera_embedding(width)
+
+    def fuse_projections(self) -> None:
+        """Fewer and larger products in the attention (attention.py), where the network has the usual kind of it. To be
+        repeated after each move of the network."""
+        self.project = fuse_projections(self.network)
 
     def slice_attention(self) -> None:
         """Less memory, slower."""
@@ -165,8 +173,10 @@ class StableDiffusionXL(Denoiser):
         return TextShape(config.cross_attention_dim, config.projection_class_embeddings_input_dim - ids)
 
     def conditions(self, noisy: Tensor, pooled: Tensor) -> dict[str, Any]:
-        ids = self.time_ids(*noisy.shape[-2:]).to(pooled)
-        return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids.expand(len(noisy), -1)}}
+        ids = self.time_ids(*noisy.shape[-2:])[0].tolist()
+        # Made where they are needed: a copy from the host would wait, and cannot be recorded.
+        columns = [pooled.new_full((len(noisy), 1), number) for number in ids]
+        return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": torch.cat(columns, 1)}}
 
     def time_ids(self, height: int, width: int) -> Tensor:
         """[1,6] in pixels: original size, corner of the crop, size. The image is whole and of the latents' size."""

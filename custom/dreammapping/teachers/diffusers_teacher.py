@@ -20,6 +20,8 @@ from ..distillation.teacher import CallCount
 from ..distillation.trainable import AdapterOptions
 from ..errors import TeacherError
 from ..processes import Rows
+from ..replay import Replayed
+from .compilation import Compiled, compile_mode
 from .denoisers import Denoiser, StableDiffusion, load_denoiser
 from .loading import Source, load_part, locate
 from .slices import in_slices
@@ -44,8 +46,13 @@ class TeacherOptions:
     """Rows of the network's batch at a time; 0: all."""
     cpu_offload: bool = False
     """Weights stay in CPU memory and visit the GPU layer by layer (needs accelerate)."""
-    compile_unet: bool = False
-    """torch.compile the network: a minute at the first step, then about twice as fast on a GPU."""
+    compile_unet: bool | str = False
+    """torch.compile the network: false, true, or a mode (compilation.MODES). A minute or two at the first step, much
+    less at later starts."""
+    cuda_graphs: bool = True
+    """On CUDA, record the frozen network's kernels and launch them as one (replay.py). Not with cpu_offload."""
+    fuse_projections: bool = True
+    """On CUDA, fewer and larger products in the U-Net's attention (attention.py). Not with cpu_offload or slicing."""
 
 
 class DiffusersTeacher:
@@ -62,6 +69,8 @@ class DiffusersTeacher:
         self.image_size = tuple(size * denoiser.factor for size in self.latent_shape[1:])
         self.device: torch.device | None = None
         self.dtype = self.vae_dtype = torch.float32
+        self._compile_mode = compile_mode(options.compile_unet)
+        self._replayed = Replayed(self._answer, f"the network of {source.name}")
         _check_fit(vae, denoiser, source)
 
     @classmethod
@@ -96,8 +105,12 @@ class DiffusersTeacher:
             self.denoiser.slice_attention()
         if device.type == "cuda":
             _use_plain_vae_attention(self.vae)
-        if options.compile_unet:
-            self.denoiser.run = torch.compile(self.network)
+        whole = not (options.attention_slicing or options.cpu_offload)
+        if device.type == "cuda" and options.fuse_projections and whole:
+            self.denoiser.fuse_projections()
+        if self._compile_mode is not None:
+            self.denoiser.run = Compiled(self.network, self._compile_mode)
+        self._replayed.forget()
         self.device = device
         return self
 
@@ -106,15 +119,21 @@ class DiffusersTeacher:
     ) -> dict[str, Tensor]:
         """See distillation.teacher.NoisePredictor. Embeddings are packed, see denoisers.py."""
         self._follow(noisy)
-        batch, names = len(noisy), list(embeddings)
+        names = list(embeddings)
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()), no_autocast(noisy):
-            text = torch.cat([embeddings[n].to(noisy.device, self.dtype).expand(batch, -1, -1) for n in names])
-            x, steps = noisy.repeat(len(names), 1, 1, 1).float(), t.to(noisy.device).repeat(len(names))
-            output = in_slices(self.denoiser, self.options.unet_slice, x, steps, text)
-            eps = self.schedule.eps_from_output(self.denoiser.prediction_type, x, output, steps)
-        self.calls.forwards += len(x)
-        self.calls.count_backward(eps, len(x))
+            texts = [embeddings[n].to(noisy.device) for n in names]
+            recorded = self.options.cuda_graphs and not self.options.cpu_offload and not torch.is_grad_enabled()
+            (eps,) = (self._replayed if recorded else self._answer)(noisy, t.to(noisy.device), *texts)
+        self.calls.forwards += len(eps)
+        self.calls.count_backward(eps, len(eps))
         return dict(zip(names, eps.chunk(len(names))))
+
+    def _answer(self, noisy: Tensor, t: Tensor, *texts: Tensor) -> tuple[Tensor]:
+        """(eps [KB,C,h,w],) for K texts [B or 1,L,E], one after the other; noisy [B,C,h,w], t [B]."""
+        text = torch.cat([text.to(self.dtype).expand(len(noisy), -1, -1) for text in texts])
+        x, steps = noisy.repeat(len(texts), 1, 1, 1).float(), t.repeat(len(texts))
+        output = in_slices(self.denoiser, self.options.unet_slice, x, steps, text)
+        return (self.schedule.eps_from_output(self.denoiser.prediction_type, x, output, steps),)
 
     def encode(self, rgb: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
         """See protocol.Teacher. Images of another size are resized bilinearly, not antialiased (like threestudio)."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..distillation.trainable import CAMERA_NUMBERS, AdapterOptions
 from ..errors import ConfigError, TeacherError
+from .compilation import compile_mode
 from .denoisers import Denoiser, load_denoiser
 from .diffusers_teacher import no_autocast, weights_dtype
 from .loading import locate
@@ -47,8 +48,8 @@ class LoraPredictor:
         )
         if self.options.attention_slicing:
             self.denoiser.slice_attention()
-        if self.options.compile_unet:
-            self.denoiser.run = torch.compile(self.network)
+        if (mode := compile_mode(self.options.compile_unet)) is not None:
+            self.denoiser.run = torch.compile(self.network, mode=mode)
         self.device: torch.device | None = None
 
     def predict(

@@ -40,6 +40,17 @@ def end_of(group: int) -> bool:
     return False
 
 
+def end_within(seconds: float, group: int) -> bool:
+    """Whether all processes of a session end by themselves in time; none is left in any case."""
+    deadline = time.monotonic() + seconds
+    while not end_of(group) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if ended := end_of(group):
+        return ended
+    os.killpg(group, signal.SIGKILL)
+    return False
+
+
 def made(output: Path) -> Counter[str]:
     return Counter((output / "made").read_text().split()) if (output / "made").exists() else Counter()
 
@@ -57,10 +68,7 @@ def test_killed_ten_times_and_resumed(tmp_path):
         time.sleep(rng.uniform(0.05, 1.0))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        deadline = time.monotonic() + 20
-        while not end_of(process.pid) and time.monotonic() < deadline:  # its workers follow it
-            time.sleep(0.01)
-        assert end_of(process.pid)
+        assert end_within(20, process.pid)  # its workers follow it
         done = {path.stem for path in (broken / "runs").glob("*.json")} if (broken / "runs").exists() else set()
         assert finished_before <= done
         assert all(made(broken)[name] >= 1 for name in done)

@@ -139,7 +139,8 @@ def test_the_measured_prompts_are_of_the_embedded_world_and_others_than_those_th
 
     known = json.loads((ROOT / "load/embedded-judge/questions.json").read_text())
     words = known["families"], known["colors"], known["patterns"]
-    measured, choosing = load_plan("embedded-2d").prompts, load_plan("learning-rates").prompts
+    measured, choosing = load_plan("embedded-2d").prompts, load_plan("learning-rates-2d").prompts
+    assert set(load_plan("learning-rates-gs").prompts) <= set(choosing)
     assert len(measured) == 100 and not set(measured) & set(choosing)
     assert all(words_of(prompt, *words) for prompt in (*measured, *choosing))
     assert len({words_of(prompt, *words)[0] for prompt in measured[:30]}) >= 25

@@ -98,7 +98,8 @@ def test_no_run_is_started_when_the_time_is_up_and_those_going_on_are_given_up(t
     run_all([job(1)], tmp_path, CRAFT, Limits(minutes=0))
     assert not (tmp_path / "runs").exists()
     jobs = [job(1), job(2, "do=wait"), job(3)]
-    run_all(jobs, tmp_path, CRAFT, Limits(workers=1, minutes=0.02, grace=0.0))
+    run_all(jobs, tmp_path, CRAFT, Limits(workers=1, minutes=0.08, grace=0.0))
+    assert (tmp_path / "trials" / "run.2" / "run" / "result").exists()  # it was going on
     assert read_record(tmp_path, jobs[1]) is None and read_record(tmp_path, jobs[2]) is None
 
 

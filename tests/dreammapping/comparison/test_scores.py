@@ -17,6 +17,7 @@ from dreammapping.comparison.runner import Limits, work, write_record
 from dreammapping.comparison.scores import TEACHER, Asset, Results, asked, collect, distances, summarize
 from dreammapping.errors import DreamMappingError
 from dreammapping.evaluation.fid import frechet_distance
+from dreammapping.evaluation.intervals import Interval
 from dreammapping.evaluation.protocol import Protocol
 from dreammapping.evaluation.reference_samples import SampleSettings
 from PIL import Image
@@ -146,29 +147,41 @@ def rates(tmp_path, scores: dict[str, dict[str, list[float]]]):
         asset(f"{loss}, {label}", plan.prompts[i], 0, family=value)
         for loss, variants in scores.items() for label, values in variants.items() for i, value in enumerate(values)
     ]  # fmt: skip
-    return plan, summarize(plan, Results(assets, {}, [], {}), known.LOOK)
+    return plan, summarize(plan, Results(assets, {}, [], {}), known.LOOK), assets
 
 
 def test_each_loss_gets_its_best_variant_that_did_not_fail(tmp_path):
-    plan, rows = rates(tmp_path, {"vdm": {"slow": [0.5, 0.5], "fast": [0.7, 0.6]}, "sds": {"slow": [0.2, 0.2], "fast": [1.0]}})
-    assert choose(plan, rows, "family") == {"gs": {"vdm": ["lr=3"], "sds": ["lr=1"]}}
+    plan, rows, assets = rates(tmp_path, {"vdm": {"slow": [0.5, 0.5], "fast": [0.7, 0.6]}, "sds": {"slow": [0.2, 0.2], "fast": [1.0]}})
+    assert choose(plan, rows, assets, "family") == {"gs": {"vdm": ["lr=3"], "sds": ["lr=1"]}}
     with pytest.raises(DreamMappingError, match="by which to choose; did you mean 'family'"):
-        choose(plan, rows, "famly")
-    plan, rows = rates(tmp_path, {"vdm": {"slow": [0.5]}})
+        choose(plan, rows, assets, "famly")
+    plan, rows, assets = rates(tmp_path, {"vdm": {"slow": [0.5]}})
     with pytest.raises(DreamMappingError, match="no run of sds .gs. has finished"):
-        choose(plan, rows, "family")
+        choose(plan, rows, assets, "family")
+
+
+def test_of_variants_that_cannot_be_told_apart_the_nearest_to_the_teacher_is_chosen(tmp_path):
+    near = {"fast": 0.3, "slow": 0.1}
+    for slow, expected in ([0.55, 0.73], "lr=1"), ([0.1, 0.3], "lr=3"):  # equal within the spread; clearly worse
+        plan, rows, assets = rates(tmp_path, {"vdm": {"slow": slow, "fast": [0.6, 0.75]}, "sds": {"slow": [0.2, 0.2], "fast": [0.2, 0.2]}})
+        rows.append({"representation": "gs", "method": TEACHER, "assets": 9, "values": dict(rows[0]["values"]), "distances": {}})
+        assert choose(plan, rows, assets, "family")["gs"]["vdm"] == ["lr=3"]  # nothing is known of distances
+        for row in rows[:-1]:
+            row["distances"] = {"net": Interval(near[row["method"].split(", ")[1]], math.nan, math.nan)}
+        assert choose(plan, rows, assets, "family")["gs"]["vdm"] == [expected]
 
 
 def test_what_was_chosen_is_what_another_plan_takes(tmp_path):
     file = tmp_path / "chosen.yaml"
     file.write_text("2d: {vdm: [a=1]}\ngs: {csd: [a=2]}\n")
-    plan, rows = rates(tmp_path, {"vdm": {"slow": [0.5], "fast": [0.7]}, "sds": {"slow": [0.2], "fast": [0.1]}})
-    write_choices(file, plan, rows, "family")
+    plan, rows, assets = rates(tmp_path, {"vdm": {"slow": [0.5], "fast": [0.7]}, "sds": {"slow": [0.2], "fast": [0.1]}})
+    write_choices(file, plan, rows, assets, "family")
     assert "2d:\n  vdm:\n  - a=1\n" in file.read_text()
     taken = known.plan_of(tmp_path, choices="chosen.yaml")
     assert {name: method.of["gs"] for name, method in taken.methods.items()} == {"vdm": ["lr=3"], "sds": ["lr=1"], "vsd": []}
 
 
-def test_the_learning_rates_of_the_repository_can_be_chosen():
-    plan = load_plan("learning-rates")
+@pytest.mark.parametrize("kind", ["2d", "gs"])
+def test_the_learning_rates_of_the_repository_can_be_chosen(kind):
+    plan = load_plan(f"learning-rates-{kind}")
     assert {method.loss for method in plan.methods.values()} and len(plan.methods) % 3 == 0

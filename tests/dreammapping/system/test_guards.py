@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dreammapping.system.guards import DivergenceError, SilentTeacher, check_finite
+from dreammapping.system import guards
+from dreammapping.system.guards import DivergenceError, FiniteGuard, SilentTeacher, check_finite
 
 
 def parameters() -> torch.nn.Module:
@@ -36,3 +37,28 @@ def test_single_bad_answers_are_forgiven():
     silence = SilentTeacher(patience=5)
     for step in range(50):
         silence.watch(step, torch.tensor(1.0 if step % 4 == 0 else float("inf")))
+
+
+class OnItsWay(guards.Arriving):
+    """As from a GPU: nobody may look before the next step."""
+
+    at_once = False
+
+
+def test_on_a_gpu_a_broken_step_is_found_before_the_next_or_before_anything_is_kept(monkeypatch):
+    monkeypatch.setattr(guards, "Arriving", OnItsWay)
+    for find in (lambda g: g.settle(), lambda g: g.check(8, torch.tensor(1.0), parameters().named_parameters())):
+        guard = FiniteGuard()
+        guard.check(6, torch.tensor(1.0), parameters().named_parameters())
+        guard.check(7, torch.tensor(float("nan")), parameters().named_parameters())
+        with pytest.raises(DivergenceError, match="Step 7: the loss became.* The last checkpoint is from before it"):
+            find(guard)
+
+
+def test_on_a_gpu_a_silent_teacher_is_found_a_step_later(monkeypatch):
+    monkeypatch.setattr(guards, "Arriving", OnItsWay)
+    silence = SilentTeacher(patience=5)
+    for step in range(5):
+        silence.watch(step, torch.tensor(float("nan")))
+    with pytest.raises(DivergenceError, match="Step 4: for 5 steps"):
+        silence.watch(5, torch.tensor(float("nan")))

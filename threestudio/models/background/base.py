@@ -37,6 +37,8 @@ def random_colors(color: Tensor) -> Tensor:
     """
     total = color.shape[0] * process_count()
     drawn = torch.rand(total, 1, 1, color.shape[-1])[own_rows(total)]
+    if color.device.type == "cuda":  # pinned: no waiting for the work queued there
+        drawn = drawn.pin_memory().to(color, non_blocking=True)
     return drawn.to(color).expand(color.shape)
 
 

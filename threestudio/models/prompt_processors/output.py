@@ -59,7 +59,8 @@ class PromptProcessorOutput:
         """Number of each view's direction, [B] int64; the last one whose condition holds. Angles in degrees."""
         index = torch.zeros_like(elevation, dtype=torch.long)
         for direction in self.directions:
-            index[direction.condition(elevation, azimuth, camera_distances)] = self.direction2idx[direction.name]
+            holds = direction.condition(elevation, azimuth, camera_distances)
+            index = index.masked_fill(holds, self.direction2idx[direction.name])  # by a mask as index, a GPU would wait
         return index
 
     def get_text_embeddings(
