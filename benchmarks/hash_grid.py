@@ -3,7 +3,8 @@
     python benchmarks/hash_grid.py --points 200000 --threads 1 2
 
 threestudio's grid: 16 levels from 16 to 4096 points along an axis, 2 features each, tables of 2^19 entries. On a CPU:
-the compiled loops and PyTorch. With CUDA: PyTorch, and tiny-cuda-nn where it is installed. Random points are the worst
+the compiled loops and PyTorch. With CUDA: PyTorch, Triton's kernels, and tiny-cuda-nn where it is
+installed. Random points are the worst
 case; points along rays (`--order rays`) share cells. Prints a table and writes the numbers as JSON. The runs of the
 candidates alternate, so that a change of the machine's load meets all of them.
 """
@@ -30,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 from threestudio.models import hash_grid, hash_grid_numba, hash_grid_torch  # noqa: E402
 from threestudio.models.geometry.implicit_volume import default_pos_encoding  # noqa: E402
 from threestudio.models.networks import get_encoding  # noqa: E402
+from threestudio.utils.triton_support import triton_runs  # noqa: E402
 
 SAMPLES_PER_RAY = 64
 Seconds = tuple[float, float]
@@ -52,6 +54,10 @@ def candidates(device: str) -> dict[str, tuple[nn.Module, ModuleType | None]]:
     if device == "cpu":
         found["compiled loops"] = (get_encoding(3, config), hash_grid_numba)
     found["PyTorch"] = (get_encoding(3, config), hash_grid_torch)
+    if triton_runs(torch.device(device)):
+        from threestudio.models import hash_grid_triton
+
+        found["Triton"] = (get_encoding(3, config), hash_grid_triton)
     if device == "cuda" and importlib.util.find_spec("tinycudann"):
         found["tiny-cuda-nn"] = (get_encoding(3, {**config, "backend": "tcnn"}), None)
     return {name: (encoding.to(device), module) for name, (encoding, module) in found.items()}

@@ -15,6 +15,7 @@ ALLOWED = {
     "initialization/shap_e/settings.py": "steps: int = 64",  # of sampling
     "rasterization/numba_vectors.py": "AVX-512",
     "rasterization/numba_backend.py": "_GAUSSIAN_GRAIN = 512",  # Gaussians per task
+    "teachers/encoder/triton_arithmetic.py": "programs: int = 1024",  # of a kernel
     "gaussians/settings.py": "LucidDreamer sets 20 of 512 pixels",
 }
 """File -> part of the one line that may have such a number, and means something else by it."""

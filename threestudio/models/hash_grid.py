@@ -1,12 +1,13 @@
 """Multi-resolution hash grids (Müller et al. 2022, Instant-NGP), with the parameters and the values of tiny-cuda-nn's.
 
-Compiled loops do the work on the CPU (`hash_grid_numba`), PyTorch elsewhere (`hash_grid_torch`). Twice differentiable,
-as normals from the gradient of a density need it.
+Compiled loops do the work on the CPU (`hash_grid_numba`), Triton's kernels on a CUDA GPU (`hash_grid_triton`), PyTorch
+elsewhere (`hash_grid_torch`). Twice differentiable, as normals from the gradient of a density need it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -17,68 +18,94 @@ from threestudio.errors import ConfigError
 from threestudio.models.hash_grid_layout import GridLayout, make_layout
 from threestudio.models.tcnn import TCNNEncoding, wants_tcnn
 from threestudio.utils.base import Updateable
+from threestudio.utils.triton_support import triton_runs
 
 
-def _backend(x: Tensor, layout: GridLayout) -> ModuleType:
+def _backend(x: Tensor, layout: GridLayout, wanted: str) -> ModuleType:
+    """What looks up these points. `wanted`: see `HashGrid`."""
     from threestudio.models import hash_grid_numba, hash_grid_torch  # numba takes a while to import
 
-    return hash_grid_numba if hash_grid_numba.supports(x, layout) else hash_grid_torch
+    if hash_grid_numba.supports(x, layout) and wanted != "triton":
+        return hash_grid_numba
+    if wanted != "torch" and triton_runs(x.device):
+        from threestudio.models import hash_grid_triton  # only here is Triton sure to be
+
+        if hash_grid_triton.fits(x, layout):
+            return hash_grid_triton
+    if wanted == "triton":
+        raise ConfigError(
+            f"The grid's backend is 'triton', whose kernels need a CUDA GPU on which Triton runs, 3 coordinates and 1, "
+            f"2, 4 or 8 features per level; here they are {layout.dims} and {layout.features}, on {x.device}. Take "
+            "backend: auto, or torch."
+        )
+    return hash_grid_torch
 
 
-def _lookup(x: Tensor, params: Tensor, layout: GridLayout) -> Tensor:
+@dataclass(frozen=True)
+class _Grid:
+    """What every lookup in one grid has in common."""
+
+    layout: GridLayout
+    backend: str
+
+    def kernels(self, x: Tensor) -> ModuleType:
+        return _backend(x, self.layout, self.backend)
+
+
+def _lookup(x: Tensor, params: Tensor, grid: _Grid) -> Tensor:
     """Points [N, D] and parameters -> features [N, L * F].
 
     The gradients in parameters and in points come from two nodes of the graph, since autograd does not tell one node
     which of its gradients are asked for: a normal needs only the one in points, and the other one is dear.
     """
-    features = _Gather.apply(params, (x,), layout)
-    return _Slope.apply(features, x, (params,), layout) if x.requires_grad else features
+    features = _Gather.apply(params, (x,), grid)
+    return _Slope.apply(features, x, (params,), grid) if x.requires_grad else features
 
 
 class _Gather(torch.autograd.Function):
     """The features; differentiable in the parameters. The points come in a tuple, which autograd does not look into."""
 
     @staticmethod
-    def forward(ctx, params: Tensor, points: tuple[Tensor], layout: GridLayout) -> Tensor:
-        ctx.points, ctx.layout = points, layout
-        return _backend(points[0], layout).gather(points[0], None, params, layout)
+    def forward(ctx, params: Tensor, points: tuple[Tensor], grid: _Grid) -> Tensor:
+        ctx.points, ctx.grid = points, grid
+        return grid.kernels(points[0]).gather(points[0], None, params, grid.layout)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor, None, None]:
-        return _Scatter.apply(ctx.points[0], g, ctx.layout), None, None
+        return _Scatter.apply(ctx.points[0], g, ctx.grid), None, None
 
 
 class _Slope(torch.autograd.Function):
     """Passes the features on and adds their gradient in the points."""
 
     @staticmethod
-    def forward(ctx, features: Tensor, x: Tensor, params: tuple[Tensor], layout: GridLayout) -> Tensor:
+    def forward(ctx, features: Tensor, x: Tensor, params: tuple[Tensor], grid: _Grid) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.params, ctx.layout = params, layout
+        ctx.params, ctx.grid = params, grid
         return features.view_as(features)
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        return g, _Contract.apply(ctx.saved_tensors[0], ctx.params[0], g, ctx.layout), None, None
+        return g, _Contract.apply(ctx.saved_tensors[0], ctx.params[0], g, ctx.grid), None, None
 
 
 class _Scatter(torch.autograd.Function):
     """The gradient in the parameters, as a function of the points and of the features' gradient."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, g: Tensor, layout: GridLayout) -> Tensor:
+    def forward(ctx, x: Tensor, g: Tensor, grid: _Grid) -> Tensor:
         ctx.save_for_backward(x, g)
-        ctx.layout = layout
-        return _backend(x, layout).scatter(x, None, g, layout)
+        ctx.grid = grid
+        return grid.kernels(x).scatter(x, None, g, grid.layout)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, w: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, g = ctx.saved_tensors
-        backend, layout, needed = _backend(x, ctx.layout), ctx.layout, ctx.needs_input_grad
+        kernels, layout, needed = ctx.grid.kernels(x), ctx.grid.layout, ctx.needs_input_grad
         return (
-            backend.contract(x, None, w, g, layout) if needed[0] else None,
-            backend.gather(x, None, w, layout) if needed[1] else None,
+            kernels.contract(x, None, w, g, layout) if needed[0] else None,
+            kernels.gather(x, None, w, layout) if needed[1] else None,
             None,
         )
 
@@ -87,20 +114,20 @@ class _Contract(torch.autograd.Function):
     """The gradient in the points, as a function of points, parameters and the features' gradient."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, params: Tensor, g: Tensor, layout: GridLayout) -> Tensor:
+    def forward(ctx, x: Tensor, params: Tensor, g: Tensor, grid: _Grid) -> Tensor:
         ctx.save_for_backward(x, params, g)
-        ctx.layout = layout
-        return _backend(x, layout).contract(x, None, params, g, layout)
+        ctx.grid = grid
+        return grid.kernels(x).contract(x, None, params, g, grid.layout)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, v: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, params, g = ctx.saved_tensors
-        backend, layout, needed = _backend(x, ctx.layout), ctx.layout, ctx.needs_input_grad
+        kernels, layout, needed = ctx.grid.kernels(x), ctx.grid.layout, ctx.needs_input_grad
         return (
-            backend.contract(x, v, params, g, layout) if needed[0] else None,
-            backend.scatter(x, v, g, layout) if needed[1] else None,
-            backend.gather(x, v, params, layout) if needed[2] else None,
+            kernels.contract(x, v, params, g, layout) if needed[0] else None,
+            kernels.scatter(x, v, g, layout) if needed[1] else None,
+            kernels.gather(x, v, params, layout) if needed[2] else None,
             None,
         )
 
@@ -117,12 +144,13 @@ class Grid(nn.Module):
     def __init__(self, n_input_dims: int, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.layout = make_layout(n_input_dims, config)
+        self._grid = _Grid(self.layout, str(config.get("backend", "auto")))
         self.n_output_dims = len(self.layout.levels) * self.layout.features
         # Instant-NGP, section 4: small and even, so that the network starts from nearly nothing.
         self.params = nn.Parameter(torch.empty(self.layout.entries * self.layout.features).uniform_(-1e-4, 1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _lookup(x.to(self.params.dtype), self.params, self.layout)
+        return _lookup(x.to(self.params.dtype), self.params, self._grid)
 
 
 def _make_grid(n_input_dims: int, config: Mapping[str, Any]) -> nn.Module:
@@ -136,8 +164,9 @@ def _make_grid(n_input_dims: int, config: Mapping[str, Any]) -> nn.Module:
 class HashGrid(nn.Module):
     """Features [N, n_levels * n_features_per_level] of points [N, D] in [0, 1], coarse levels first.
 
-    Config: see `make_layout`, and `backend`: "auto" (default) takes tiny-cuda-nn if it is installed and the run is on a
-    CUDA GPU, "torch" ours, "tcnn" tiny-cuda-nn or an error.
+    Config: see `make_layout`, and `backend`: "auto" (default) takes on a CUDA GPU tiny-cuda-nn if it is installed, else
+    our kernels if Triton runs, else PyTorch; "tcnn" and "triton" take theirs or are an error; "torch" takes neither. On
+    the CPU, "auto" and "torch" are the compiled loops.
     """
 
     def __init__(self, n_input_dims: int, config: Mapping[str, Any]) -> None:

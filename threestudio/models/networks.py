@@ -15,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from threestudio.errors import ConfigError
+from threestudio.errors import ConfigError, suggest
 from threestudio.models.encodings import Frequency, Identity, ProgressiveBandFrequency, SphericalHarmonics
 from threestudio.models.hash_grid import HashGrid, ProgressiveBandHashGrid
 from threestudio.models.tcnn import TCNNEncoding, TCNNNetwork, wants_tcnn
 from threestudio.utils.base import Updateable
 from threestudio.utils.ops import get_activation
+from threestudio.utils.triton_support import triton_runs
 
 ENCODINGS: dict[str, Callable[[int, Mapping[str, Any]], nn.Module]] = {
     "Identity": Identity,
@@ -82,10 +83,15 @@ def get_encoding(n_input_dims: int, config: Any) -> CompositeEncoding:
 # ---- networks ----
 
 
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
 class VanillaMLP(nn.Module):
     """Linear layers without bias, in float32 also under autocast.
 
-    Config: `n_neurons` (64), `n_hidden_layers` (1), `activation` (ReLU), `output_activation` (none).
+    Config: `n_neurons` (64), `n_hidden_layers` (1), `activation` (ReLU), `output_activation` (none), `precision`
+    (float32; bfloat16 or float16 for the layers on a CUDA GPU, the result in float32. No loss is scaled: in float16
+    gradients below 6e-8 vanish), `backend` (auto: layers that `mlp_triton` can do, it does where Triton runs; torch).
     """
 
     def __init__(self, dim_in: int, dim_out: int, config: Mapping[str, Any]) -> None:
@@ -105,15 +111,34 @@ class VanillaMLP(nn.Module):
             layers.append(self.make_linear(n_in, n_out, is_first=k == 0, is_last=k == self.n_hidden_layers))
         self.layers = nn.Sequential(*layers)
         self.output_activation = get_activation(config.get("output_activation"))
+        precision = str(config.get("precision", "float32"))
+        if precision not in PRECISIONS:
+            raise ConfigError(
+                f"network {config['otype']}: precision is {precision!r}. {suggest(precision, PRECISIONS)}"
+            )
+        self.half = PRECISIONS[precision]
+        relu = str(config.get("activation", "ReLU")).lower() == "relu"
+        self.may_fuse = relu and self.half is None and config.get("backend", "auto") != "torch"
 
     def make_linear(self, dim_in: int, dim_out: int, is_first: bool, is_last: bool) -> nn.Module:
         return nn.Linear(dim_in, dim_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, dim_in] -> [N, dim_out]."""
+        x = x.to(next(self.parameters()).dtype)
+        half = self.half if x.is_cuda else None
+        with torch.autocast(device_type=x.device.type, dtype=half, enabled=half is not None):
+            values = self._apply_layers(x).to(x.dtype)
         with torch.autocast(device_type=x.device.type, enabled=False):
-            x = x.to(next(self.parameters()).dtype)
-            return self.output_activation(self.layers(x))
+            return self.output_activation(values)
+
+    def _apply_layers(self, x: Tensor) -> Tensor:
+        if self.may_fuse and triton_runs(x.device):
+            from threestudio.models import mlp_triton  # only here is Triton sure to be
+
+            if mlp_triton.fits(self.layers, x):
+                return mlp_triton.two_layers(x, self.layers[0].weight, self.layers[-1].weight)
+        return self.layers(x)
 
 
 class _Activation(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from threestudio.errors import ConfigError, UserError, suggest
 from threestudio.utils.misc import get_device
 
-BACKENDS = ("auto", "torch", "tcnn")
+BACKENDS = {"encoding": ("auto", "torch", "triton", "tcnn"), "network": ("auto", "torch", "tcnn")}
 
 
 class MissingTinyCudaNNError(UserError, ImportError):
@@ -38,11 +38,11 @@ def _tinycudann(kind: str, otype: str, covered: Iterable[str]) -> ModuleType:
 def wants_tcnn(config: Mapping[str, Any], kind: str) -> bool:
     """Whether tiny-cuda-nn shall build what the core could build too; the config's `backend` decides.
 
-    "auto" (default): if it is installed and the run is on a CUDA GPU. "tcnn": always. "torch": never.
+    "auto" (default): if it is installed and the run is on a CUDA GPU. "tcnn": always. Any other: never.
     """
     backend = str(config.get("backend", "auto"))
-    if backend not in BACKENDS:
-        raise ConfigError(f"{kind} {config['otype']}: backend is {backend!r}. {suggest(backend, BACKENDS)}")
+    if backend not in BACKENDS[kind]:
+        raise ConfigError(f"{kind} {config['otype']}: backend is {backend!r}. {suggest(backend, BACKENDS[kind])}")
     if backend != "auto":
         return backend == "tcnn"
     if not torch.cuda.is_available() or get_device().type != "cuda":

@@ -21,7 +21,9 @@ T = TypeVar("T")
 
 PARTS_WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Folders of the diffusers layout that must hold weights if model_index.json names them."""
-_DOWNLOADED = ["model_index.json", "vocabulary.json", "tokenizer*/*", "scheduler/*"] + [
+SINGLE_MODEL = ("config.json", "diffusion_pytorch_model.safetensors")
+"""What a repository of one diffusers model, without parts, must hold."""
+_DOWNLOADED = ["model_index.json", *SINGLE_MODEL, "vocabulary.json", "tokenizer*/*", "scheduler/*"] + [
     f"{part}/*.{suffix}" for part in PARTS_WITH_WEIGHTS for suffix in ("json", "safetensors")
 ]
 _VARIANTS = ("fp16", "non_ema")
@@ -171,7 +173,8 @@ def _incomplete(folder: Path) -> str | None:
     """What a snapshot lacks, or None. A cache may hold a part of a repository only."""
     index = folder / "model_index.json"
     if not index.is_file():
-        return "no model_index.json, so no diffusers pipeline"
+        single = all((folder / name).is_file() for name in SINGLE_MODEL)
+        return None if single else "no model_index.json, so no diffusers pipeline"
     for part, classes in json.loads(index.read_text(encoding="utf-8")).items():
         if not isinstance(classes, list) or classes[0] is None:
             continue

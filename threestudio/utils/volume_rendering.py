@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from threestudio.utils.triton_support import triton_runs
+
 
 class RayWeights(NamedTuple):
     """What volume rendering knows of each sample; all three in the shape of the samples."""
@@ -31,7 +33,23 @@ class RayWeights(NamedTuple):
     """Share of light this sample stops."""
 
 
-def exclusive_sum(values: Tensor, ray_indices: Tensor | None = None) -> Tensor:
+class _RaySum(torch.autograd.Function):
+    """Sum over the samples of the same ray before each sample, or after it: each is the other's gradient."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, starts: Tensor, reverse: bool) -> Tensor:
+        from threestudio.utils.ray_scan_triton import exclusive_ray_sum  # only there is Triton sure to be
+
+        ctx.save_for_backward(starts)
+        ctx.reverse = reverse
+        return exclusive_ray_sum(values, starts, reverse)
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None, None]:
+        return _RaySum.apply(g, ctx.saved_tensors[0], not ctx.reverse), None, None
+
+
+def exclusive_sum(values: Tensor, ray_indices: Tensor | None = None, n_rays: int | None = None) -> Tensor:
     """Sum of `values` over the samples of the same ray before each sample.
 
     Packed samples are laid out one ray per row for this: one running sum over all rays would need float64, which not
@@ -39,12 +57,16 @@ def exclusive_sum(values: Tensor, ray_indices: Tensor | None = None) -> Tensor:
 
     Args:
         values: [N] packed, or [R, S].  ray_indices: [N], or None.
+        n_rays: number of rays, if known; with it, a GPU on which Triton runs does it without the host waiting.
     """
     if ray_indices is None:
         shifted = torch.cat([torch.zeros_like(values[..., :1]), values[..., :-1]], dim=-1)
         return shifted.cumsum(dim=-1)
     if values.numel() == 0:
         return values
+    if n_rays is not None and triton_runs(values.device):
+        starts = torch.searchsorted(ray_indices, torch.arange(n_rays + 1, device=values.device))
+        return _RaySum.apply(values, starts, False)
     _, row, counts = torch.unique_consecutive(ray_indices, return_inverse=True, return_counts=True)
     starts = counts.cumsum(0) - counts
     width = int(counts.max()) + 1
@@ -55,17 +77,17 @@ def exclusive_sum(values: Tensor, ray_indices: Tensor | None = None) -> Tensor:
 
 
 def render_weight_from_density(
-    t_starts: Tensor, t_ends: Tensor, sigmas: Tensor, ray_indices: Tensor | None = None
+    t_starts: Tensor, t_ends: Tensor, sigmas: Tensor, ray_indices: Tensor | None = None, n_rays: int | None = None
 ) -> RayWeights:
     """Weights of samples with constant density between their ends; differentiable in all three.
 
     Args:
         t_starts, t_ends: distances along the ray, [N] packed or [R, S].
         sigmas: densities per unit of t, not negative, in the same shape; half precision is raised to that of `t_ends`.
-        ray_indices: [N], or None for the dense form.
+        ray_indices: [N], or None for the dense form.  n_rays: see `exclusive_sum`.
     """
     depth = sigmas.to(t_ends.dtype) * (t_ends - t_starts)  # optical depth of each sample
-    transmittance = torch.exp(-exclusive_sum(depth, ray_indices))
+    transmittance = torch.exp(-exclusive_sum(depth, ray_indices, n_rays))
     alphas = -torch.expm1(-depth)  # 1 - exp(-x) would lose thin samples to rounding
     return RayWeights(transmittance * alphas, transmittance, alphas)
 
@@ -77,18 +99,20 @@ def render_visibility_from_density(
     sigmas: Tensor,
     ray_indices: Tensor | None = None,
     early_stop_eps: float = 1e-4,
-    alpha_thre: float = 0.0,
+    alpha_thre: float | Tensor = 0.0,
+    n_rays: int | None = None,
 ) -> Tensor:
     """Which samples are worth rendering: enough light gets to them and they stop enough of it. Not differentiable.
 
     Args:
         early_stop_eps: samples with less transmittance are dropped.
         alpha_thre: samples with a smaller alpha are dropped.
+        n_rays: see `exclusive_sum`.
 
     Returns:
         bool, in the shape of the samples.
     """
-    _, transmittance, alphas = render_weight_from_density(t_starts, t_ends, sigmas, ray_indices)
+    _, transmittance, alphas = render_weight_from_density(t_starts, t_ends, sigmas, ray_indices, n_rays)
     return (transmittance >= early_stop_eps) & (alphas >= alpha_thre)
 
 

@@ -17,6 +17,7 @@ from ..distillation import Distiller, DistillerSettings, LossContext, PromptedTe
 from ..errors import ConfigError, TeacherError
 from ..settings import parse_settings, to_plain
 from ..teachers import DiffusersTeacher, TeacherOptions
+from ..teachers.encoder import TinyEncoderOptions
 from ..teachers.slices import check_slice, encode_in_slices
 from .embeddings import FurtherTexts, NamedEmbeddings, Views, named_embeddings
 from .preview import preview
@@ -72,6 +73,11 @@ class DreamMappingGuidance(BaseModule):
         """On CUDA, launch the network, and what VDM trains, as recordings of their kernels (replay.py)."""
         fuse_projections: bool = True
         """On CUDA, fewer and larger matrix products in the U-Net's attention."""
+        fast_encoder: bool = True
+        """On CUDA in 16 bits, the VAE's encoder and its gradient by kernels of our own. Same latents, up to rounding."""
+        tiny_encoder: dict = field(default_factory=dict)
+        """`model` (madebyollin/taesd or another AutoencoderTiny made for the teacher) encodes in steps below
+        `until_step`: an approximation. Off by default."""
 
     cfg: Config
     loss_key: ClassVar[str] = "loss_distillation"
@@ -110,7 +116,7 @@ class DreamMappingGuidance(BaseModule):
             if name in cfg.timesteps:
                 key = f"{where}.{name}".lstrip(".")
                 setattr(self._timesteps, name, self._scheduled(key, cfg.timesteps[name], epoch, global_step))
-        self._step = global_step
+        self._step = self.teacher.step = global_step
 
     def forward(
         self,
@@ -201,6 +207,9 @@ class DreamMappingGuidance(BaseModule):
             compile_unet=cfg.compile_unet,
             cuda_graphs=cfg.cuda_graphs,
             fuse_projections=cfg.fuse_projections,
+            fast_encoder=cfg.fast_encoder,
+            record_encoder=not cfg.encode_slice,
+            tiny_encoder=parse_settings(TinyEncoderOptions, cfg.tiny_encoder, "system.guidance.tiny_encoder"),
         )
 
     def _embeddings(self, prompt_utils: Any, views: Views) -> NamedEmbeddings:

@@ -7,8 +7,8 @@ denoisers.py. Stable Diffusion 1 and 2 also work with diffusers 0.19.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ from ..processes import Rows
 from ..replay import Replayed
 from .compilation import Compiled, compile_mode
 from .denoisers import Denoiser, StableDiffusion, load_denoiser
+from .encoder import TinyEncoder, TinyEncoderOptions, fast_encoder
 from .loading import Source, load_part, locate
 from .slices import in_slices
 
@@ -53,6 +54,13 @@ class TeacherOptions:
     """On CUDA, record the frozen network's kernels and launch them as one (replay.py). Not with cpu_offload."""
     fuse_projections: bool = True
     """On CUDA, fewer and larger products in the U-Net's attention (attention.py). Not with cpu_offload or slicing."""
+    fast_encoder: bool = True
+    """On CUDA in 16 bits, the VAE's encoder by kernels of our own (encoder/). Not with cpu_offload."""
+    record_encoder: bool = True
+    """With cuda_graphs, the fast encoder too. Not for encode_in_slices, whose backward calls it anew: a recording would
+    be made there, and keep a slice's graph for good."""
+    tiny_encoder: TinyEncoderOptions = field(default_factory=TinyEncoderOptions)
+    """Another encoder for the first steps."""
 
 
 class DiffusersTeacher:
@@ -71,6 +79,10 @@ class DiffusersTeacher:
         self.dtype = self.vae_dtype = torch.float32
         self._compile_mode = compile_mode(options.compile_unet)
         self._replayed = Replayed(self._answer, f"the network of {source.name}")
+        self._fast_encoder: Callable[[Tensor], Tensor] | None = None
+        self._tiny_encoder: TinyEncoder | None = None
+        self.step = 0
+        """The run's step, which the guidance sets: options.tiny_encoder goes by it."""
         _check_fit(vae, denoiser, source)
 
     @classmethod
@@ -86,7 +98,10 @@ class DiffusersTeacher:
         dtype = weights_dtype(torch.device(device), options)
         denoiser = load_denoiser(source, dtype)
         vae = load_part(AutoencoderKL, source, "vae", torch_dtype=dtype, use_safetensors=True)
-        return cls(vae, denoiser, source, options).to(device)
+        teacher = cls(vae, denoiser, source, options).to(device)
+        if options.tiny_encoder.wanted:
+            teacher.adopt(TinyEncoder.load(options.tiny_encoder.model))
+        return teacher
 
     def to(self, device: torch.device | str) -> DiffusersTeacher:
         """Move; the weights' type follows the device (never float16 on a CPU)."""
@@ -111,8 +126,20 @@ class DiffusersTeacher:
         if self._compile_mode is not None:
             self.denoiser.run = Compiled(self.network, self._compile_mode)
         self._replayed.forget()
+        if options.fast_encoder and not options.cpu_offload:
+            recorded = options.cuda_graphs and options.record_encoder
+            self._fast_encoder = fast_encoder(self.vae, device, self.vae_dtype, recorded=recorded)
+        if self._tiny_encoder is not None:
+            self._tiny_encoder.to(device, self.dtype)
         self.device = device
         return self
+
+    def adopt(self, tiny: TinyEncoder) -> None:
+        """Encode with `tiny` while `step` is below options.tiny_encoder.until_step. TeacherError if its latents are not
+        the teacher's."""
+        like = torch.empty(0, device=self.device)
+        tiny.to(like.device, self.dtype).check(self.name, self._mean, self.image_size, like)
+        self._tiny_encoder = tiny
 
     def predict(
         self, noisy: Tensor, t: Tensor, embeddings: Mapping[str, Tensor], *, differentiable: bool = False
@@ -141,10 +168,25 @@ class DiffusersTeacher:
         if rgb.shape[-2:] != self.image_size:
             rgb = F.interpolate(rgb, self.image_size, mode="bilinear", align_corners=False)
         with no_autocast(rgb):
-            # A permuted [B,H,W,3] image is channels-last in memory, which the encoder's backward is slow on.
-            posterior = self.vae.encode((rgb * 2 - 1).to(self.vae_dtype).contiguous()).latent_dist
+            if self._tiny_encoder is not None and self.step < self.options.tiny_encoder.until_step:
+                return self._tiny_encoder(rgb * 2 - 1)
+            posterior = self._posterior(rgb * 2 - 1)
             mean, std = posterior.mean.to(rgb.dtype), posterior.std.to(rgb.dtype)
         return (mean + std * draw_noise(mean, generator, rows=rows) - self.shift) * self.scaling_factor
+
+    def _posterior(self, pixels: Tensor) -> Any:
+        """diffusers' distribution of latents for images [B,3,H,W] in [-1,1]."""
+        if self._fast_encoder is None:
+            # A permuted [B,H,W,3] image is channels-last in memory, which diffusers' backward is slow on.
+            return self.vae.encode(pixels.to(self.vae_dtype).contiguous()).latent_dist
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+        return DiagonalGaussianDistribution(self._fast_encoder(pixels))
+
+    def _mean(self, pixels: Tensor) -> Tensor:
+        """Scaled latents without noise."""
+        with no_autocast(pixels):
+            return (self._posterior(pixels).mean.to(pixels.dtype) - self.shift) * self.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

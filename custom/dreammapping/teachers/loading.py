@@ -39,7 +39,9 @@ def locate(name: str) -> Source:
 
 
 def load_part(cls: type[P], source: Source, part: str, **options: Any) -> P:
-    """`cls.from_pretrained(location, subfolder=part)`; TeacherError names a part that is missing or damaged."""
+    """`cls.from_pretrained(location, subfolder=part)`; TeacherError names a part that is missing or damaged.
+
+    `part` is empty for a folder that holds one model and no parts."""
     folder = Path(source.location) / part
     if folder.is_dir() and "use_safetensors" in options:
         options["variant"] = only_variant(folder)
@@ -83,7 +85,7 @@ def _problems_named(source: Source, part: str) -> Iterator[None]:
         raise
     except Exception as problem:  # each library version and file damage raises its own type
         raise TeacherError(
-            f"cannot load the {part} of {source.name} from {source.location}: {_first_line(problem)}. "
+            f"cannot load {f'the {part} of ' if part else ''}{source.name} from {source.location}: {_first_line(problem)}. "
             "If the files are incomplete, delete that folder (or its cache entry) and fetch the model again; "
             "weights must be .safetensors"
         ) from problem

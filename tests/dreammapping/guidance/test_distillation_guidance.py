@@ -377,6 +377,7 @@ def test_slices_change_nothing(build, reduction):
         losses = [call(guidance, image=image)["loss_distillation"] for _ in range(2)]
         found.append([torch.autograd.grad(loss, image)[0] for loss in losses])
     assert guidance.teacher.options.unet_slice == 3
+    assert not guidance.teacher.options.record_encoder and build().teacher.options.record_encoder
     for whole, sliced in zip(*found):
         torch.testing.assert_close(sliced, whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
 

@@ -7,6 +7,7 @@ import torch
 from dreammapping.errors import ConfigError
 from dreammapping.processes import Rows
 from dreammapping.teachers import DiffusersTeacher, TeacherOptions
+from dreammapping.teachers.encoder.network import FrozenEncoder
 from dreammapping.teachers.slices import check_slice, encode_in_slices, in_slices
 
 from tests.helpers.tiny_teacher import make_tiny_teacher
@@ -48,6 +49,14 @@ def test_the_gradient_is_that_of_the_whole_batch(teacher, size):
     for one, two in zip(whole, sliced):
         torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-13)
     assert torch.equal(whole[2], sliced[2])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_fast_encoder_in_slices_gives_the_gradient_of_the_whole_batch(teacher, size, monkeypatch):
+    whole = encoded(teacher.encode, 0)
+    monkeypatch.setattr(teacher, "_fast_encoder", FrozenEncoder(teacher.vae))
+    for one, two in zip(whole, encoded(teacher.encode, size)):
+        torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [0, BATCH, 9])

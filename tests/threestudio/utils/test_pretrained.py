@@ -102,6 +102,16 @@ def test_parts_that_only_larger_models_have_count_too(cache, part, message):
     assert resolve_pretrained(NAME, allow_download=False).source == NAME
 
 
+def test_a_repository_of_one_model_needs_no_index(cache):
+    folder = put_into_cache(cache, NAME)
+    (folder / "model_index.json").unlink()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(PretrainedError, match="no model_index.json"):
+        resolve_pretrained(NAME, allow_download=False)
+    save_file({"w": torch.ones(3)}, folder / "diffusion_pytorch_model.safetensors")
+    assert resolve_pretrained(NAME).path == folder.resolve()
+
+
 def test_downloads_are_tried_in_order_and_only_when_allowed(cache, monkeypatch, tmp_path):
     import huggingface_hub
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from threestudio.utils.triton_support import triton_runs
+
 _RAYS_AT_ONCE = 2**16  # bounds the memory of the intermediate steps, not the number of samples
 _BLOCK = 8
 
@@ -24,7 +26,8 @@ class RaySamples(NamedTuple):
 
     def keep(self, mask: Tensor) -> RaySamples:
         """The samples where `mask` [N] holds."""
-        return RaySamples(*(value[mask] for value in self))
+        index = mask.nonzero()[:, 0]  # once: it makes the host wait for a GPU
+        return RaySamples(*(value.index_select(0, index) for value in self))
 
 
 def intersect_box(rays_o: Tensor, rays_d: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,23 +68,34 @@ def march(
     """
     scale = torch.tensor(occupied.shape, device=box.device) / (box[1] - box[0])
     directions = rays_d * scale
-    # Blocks of samples are tested before samples. No sample is further than 0.9 cells from its block's center, so a
-    # block whose center's cell has no occupied neighbor holds nothing.
-    pace = float(directions.abs().amax()) * step if len(directions) else 0.0
-    block = max(1, min(_BLOCK, int(2 * 0.9 / pace) + 1)) if pace > 0 else 1
     first, counts = _lattice(rays_o, rays_d, box, step, t_min, t_max)
     rays = _GridRays((rays_o - box[0]) * scale, directions, t_min, t_max, first, counts)
+    if triton_runs(rays_o.device):
+        from threestudio.models.estimators.marching_triton import occupied_steps  # only there is Triton sure to be
+
+        ray, k = occupied_steps(*rays, occupied, step)
+    else:
+        ray, k = _blockwise_steps(rays, occupied, step)
+    begin = t_min.index_select(0, ray)
+    return RaySamples(ray, begin + k * step, begin + (k + 1) * step)
+
+
+def _blockwise_steps(rays: _GridRays, occupied: Tensor, step: float) -> tuple[Tensor, Tensor]:
+    """As `_occupied_steps`, for any number of rays. Blocks of samples are tested before samples."""
+    # No sample is further than 0.9 cells from its block's center, so a block whose center's cell has no occupied
+    # neighbor holds nothing.
+    pace = float(rays.directions.abs().amax()) * step if len(rays.directions) else 0.0
+    block = max(1, min(_BLOCK, int(2 * 0.9 / pace) + 1)) if pace > 0 else 1
     # A border of empty cells stands for everything outside; the grown grid needs one to grow into.
     bordered = F.pad(occupied, (1,) * 6)
     grown = F.max_pool3d(bordered[None].float(), kernel_size=3, stride=1, padding=1)[0] > 0
     parts = []
-    for start in range(0, max(len(rays_o), 1), _RAYS_AT_ONCE):
+    for start in range(0, max(len(rays.origins), 1), _RAYS_AT_ONCE):
         chunk = _GridRays(*(value[start : start + _RAYS_AT_ONCE] for value in rays))
         ray, k = _occupied_steps(chunk, bordered, grown, step, block)
         parts.append((ray + start, k))
     ray, k = (torch.cat(values) for values in zip(*parts))
-    begin = t_min.index_select(0, ray)
-    return RaySamples(ray, begin + k * step, begin + (k + 1) * step)
+    return ray, k
 
 
 class _GridRays(NamedTuple):

@@ -79,9 +79,9 @@ class OccGridEstimator(nn.Module):
             return samples
         ray_indices, t_starts, t_ends = samples
         sigmas = sigma_fn(t_starts, t_ends, ray_indices)
-        limit = min(alpha_thre, float(self.occs.mean()))
+        limit = self.occs.mean().clamp(max=alpha_thre)  # stays a tensor: reading it would make the host wait for a GPU
         return samples.keep(
-            render_visibility_from_density(t_starts, t_ends, sigmas, ray_indices, early_stop_eps, limit)
+            render_visibility_from_density(t_starts, t_ends, sigmas, ray_indices, early_stop_eps, limit, len(rays_o))
         )
 
     # ---- updating ----

@@ -9,16 +9,19 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from threestudio import register
 from threestudio.errors import ConfigError, suggest
 from threestudio.models.estimators import ImportanceEstimator, OccGridEstimator, PropNetEstimator, RaySamples
 from threestudio.models.networks import create_network_with_input_encoding
 from threestudio.models.renderers.base import VolumeRenderer
-from threestudio.models.renderers.rays import Rays, background_behind, composite_normal
+from threestudio.models.renderers.rays import Rays, background_behind, composite, composite_normal
 from threestudio.systems.utils import parse_optimizer, parse_scheduler_to_instance
 from threestudio.utils.ops import chunk_batch, get_activation, scale_tensor, validate_empty_rays
-from threestudio.utils.volume_rendering import accumulate_along_rays, render_weight_from_density
+from threestudio.utils.volume_rendering import render_weight_from_density
+
+_CHOOSE_AT_ONCE = 2**22
 
 
 @register("nerf-volume-renderer")
@@ -44,6 +47,9 @@ class NeRFVolumeRenderer(VolumeRenderer):
         """occgrid: steps on the diagonal of the box; proposal, importance: (fine) intervals on each ray."""
         eval_chunk_size: int = 160000
         """Points evaluated at once in evaluation; 0 takes all."""
+        train_chunk_size: int = 0
+        """Points of which training keeps what the backward pass needs; with more, the field is evaluated again there,
+        chunk by chunk. Same gradients, less memory, a field's forward pass more. 0 keeps all."""
         randomized: bool = True
         """Whether samples move at random in training."""
         near_plane: float = 0.0
@@ -124,11 +130,11 @@ class NeRFVolumeRenderer(VolumeRenderer):
     def _density(self, points: Tensor) -> Tensor:
         """Densities [...] at world points [..., 3]."""
         flat = points.reshape(-1, 3)
+        size = self.cfg.eval_chunk_size
         if self.training:
-            density = self.geometry.forward_density(flat)
-        else:
-            density = chunk_batch(self.geometry.forward_density, self.cfg.eval_chunk_size, flat)
-        return density.reshape(points.shape[:-1])
+            # Without gradients, as where samples are chosen, chunks are free on a GPU once they fill it.
+            size = _CHOOSE_AT_ONCE if flat.is_cuda and not torch.is_grad_enabled() else 0
+        return chunk_batch(self.geometry.forward_density, size, flat).reshape(points.shape[:-1])
 
     def _proposal_density(self, points: Tensor) -> Tensor:
         """Densities [...] of the proposal network; none outside the box."""
@@ -189,10 +195,17 @@ class NeRFVolumeRenderer(VolumeRenderer):
 
     # ---- color ----
 
+    def _field(self, points: Tensor) -> dict[str, Tensor]:
+        """What the geometry says of points [N, 3]."""
+        field = partial(self.geometry, output_normal=self.material.requires_normal)
+        if not self.training or not 0 < self.cfg.train_chunk_size < len(points):
+            return field(points)
+        return chunk_batch(partial(checkpoint, field, use_reentrant=False), self.cfg.train_chunk_size, points)
+
     def _shade(self, rays: Rays, ray_indices: Tensor, t_points: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
         """Colors [N, C] of samples, and what the geometry says of them."""
         points = rays.points(ray_indices, t_points)
-        found = self.geometry(points, output_normal=self.material.requires_normal)
+        found = self._field(points)
         rgb = self.material(
             viewdirs=rays.directions_of(ray_indices),
             positions=points,
@@ -228,21 +241,13 @@ class NeRFVolumeRenderer(VolumeRenderer):
             shade = partial(self._shade_for_image, rays)
             rgb, found = chunk_batch(shade, self.cfg.eval_chunk_size, ray_indices, t_points)
 
-        weights = render_weight_from_density(t_starts, t_ends, found["density"][..., 0], ray_indices).weights
-        gather = partial(accumulate_along_rays, weights, ray_indices=ray_indices, n_rays=len(rays.origins))
-        opacity, depth, comp_rgb_fg = gather(None), gather(t_points[:, None]), gather(rgb)
-        seen = opacity.clamp(min=1e-5)  # HiFA's variance is that of the weights made to sum to 1
-        z_variance = gather((t_points[:, None] - (depth / seen).index_select(0, ray_indices)) ** 2) / seen
+        density, n_rays = found["density"][..., 0], len(rays.origins)
+        weights = render_weight_from_density(t_starts, t_ends, density, ray_indices, n_rays).weights
+        images = composite(weights, t_points, rgb, ray_indices, n_rays)
+        opacity = images["opacity"]
         learned_bg = self.background(dirs=rays_d)
         behind = background_behind(learned_bg, bg_color).reshape(len(opacity), -1)
-        images = {
-            "comp_rgb": comp_rgb_fg + behind * (1.0 - opacity),
-            "comp_rgb_fg": comp_rgb_fg,
-            "comp_rgb_bg": learned_bg,
-            "opacity": opacity,
-            "depth": depth,
-            "z_variance": torch.where(opacity > 0.5, z_variance, 0.0),
-        }
+        images.update(comp_rgb=images["comp_rgb_fg"] + behind * (1.0 - opacity), comp_rgb_bg=learned_bg)
         if "normal" in found and (self.cfg.return_comp_normal or not self.training):
             images["comp_normal"] = composite_normal(weights, found["normal"], ray_indices, opacity)
         out: dict[str, Any] = {key: value.reshape(*shape, -1) for key, value in images.items()}

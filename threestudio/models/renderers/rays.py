@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -65,6 +66,23 @@ def background_behind(learned: Tensor, bg_color: Tensor | None) -> Tensor:
     raise UserError(
         f"bg_color has shape {list(bg_color.shape)}; it must be [B, C] or [B, H, W, C] with B, H, W = {list(shape)}."
     )
+
+
+def composite(weights: Tensor, t_points: Tensor, colors: Tensor, ray_indices: Tensor, n_rays: int) -> dict[str, Tensor]:
+    """What rays see of samples [N]: `opacity`, `depth`, `z_variance` [R, 1], `comp_rgb_fg` [R, C] for colors [N, C].
+
+    The variance is that of the weights made to sum to 1, zero where opacity is at most 0.5 (HiFA, Zhu et al. 2023).
+    """
+    gather = partial(accumulate_along_rays, weights, ray_indices=ray_indices, n_rays=n_rays)
+    opacity, depth, comp_rgb_fg = gather(None), gather(t_points[:, None]), gather(colors)
+    seen = opacity.clamp(min=1e-5)
+    z_variance = gather((t_points[:, None] - (depth / seen).index_select(0, ray_indices)) ** 2) / seen
+    return {
+        "comp_rgb_fg": comp_rgb_fg,
+        "opacity": opacity,
+        "depth": depth,
+        "z_variance": torch.where(opacity > 0.5, z_variance, 0.0),
+    }
 
 
 def composite_normal(weights: Tensor, normals: Tensor, ray_indices: Tensor, opacity: Tensor) -> Tensor:
