@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from threestudio.utils.config import (
 from threestudio.utils.files import write_atomic
 from threestudio.utils.misc import find_last_path, get_rank, set_device
 from threestudio.utils.presets import PresetChoice, choose_preset
+from threestudio.utils.processes import device_count, strategy_for
 from threestudio.utils.validation import check_run
 
 _FLAGS = ("--config", "--gpu", "--train", "--validate", "--test", "--export", "--preset", "--verbose", "--typecheck")
@@ -56,6 +57,7 @@ _EXPECTED_WARNINGS = (
     r".*LeafSpec.* is deprecated",
     r".*when using `ckpt_path`, callbacks used to create the checkpoint",  # an evaluation saves no checkpoints
     r".*predict returned None",
+    r".*Using `DistributedSampler` with the dataloaders",  # a view that two processes render is written twice, alike
 )
 
 
@@ -112,8 +114,9 @@ def choose_device(requested: str | None) -> bool:
     """Whether to use CUDA: if it is there. Also decides what `get_device` answers from now on.
 
     Raises:
-        UserError: GPUs were asked for explicitly, but CUDA is absent.
+        UserError: GPUs were asked for explicitly, but CUDA or one of them is absent.
     """
+    check_gpu_list(requested)
     cuda = torch.cuda.is_available()
     if requested is not None and not cuda:
         raise UserError(
@@ -123,8 +126,23 @@ def choose_device(requested: str | None) -> bool:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if requested is not None and visible != requested:
         threestudio.warn(f"--gpu {requested} has no effect: CUDA_VISIBLE_DEVICES is already set to {visible}.")
+    elif requested is not None and len(requested.split(",")) != torch.cuda.device_count():
+        # CUDA stops reading the list at the first number it does not know.
+        raise UserError(
+            f"--gpu {requested} names {len(requested.split(','))} GPUs, of which only the first "
+            f"{torch.cuda.device_count()} can be used. nvidia-smi -L lists what there is, counted from 0."
+        )
     set_device(None if cuda else "cpu")
     return cuda
+
+
+def check_gpu_list(requested: str | None) -> None:
+    """UserError unless `--gpu` is a list of different GPUs, by number or by the UUID that nvidia-smi -L shows."""
+    names = [] if requested is None else [name.strip() for name in requested.split(",")]
+    wrong = [name for name in names if not (name.isdigit() or name.startswith(("GPU-", "MIG-")))]
+    if wrong or len(set(names)) < len(names):
+        found = f"has {wrong[0]!r} in it" if wrong else "names a GPU twice"
+        raise UserError(f"--gpu {requested} {found}; it must be a list of different numbers, such as 0 or 0,1.")
 
 
 def load_all_extensions() -> None:
@@ -150,7 +168,7 @@ def read_run_config(
     missing = missing_values_error(merged)
     if missing is not None:
         raise missing
-    n_gpus = torch.cuda.device_count() if use_cuda else 1
+    n_gpus = device_count(trainer_defaults(merged.get("trainer") or {}, use_cuda))
     if n_gpus > 1 and merged.get("use_timestamp", True) and merged.get("timestamp") is None:
         threestudio.warn("With several GPUs the trial's name carries no timestamp.")
     return finish_config(merged, n_gpus=n_gpus), choice
@@ -170,19 +188,25 @@ def trainer_settings(config: DictConfig, use_cuda: bool) -> dict[str, Any]:
     Raises:
         ConfigError: the config asks for an accelerator that is not there.
     """
-    given = config_to_primitive(config.trainer)
-    accelerator = given.pop("accelerator", "auto")
+    settings = trainer_defaults(config_to_primitive(config.trainer), use_cuda)
+    accelerator = settings["accelerator"]
     if accelerator in ("gpu", "cuda") and not use_cuda:
         raise ConfigError(f"trainer.accelerator is {accelerator}, but torch finds no CUDA GPU. Remove it or use cpu.")
-    if accelerator == "auto":
-        accelerator = "gpu" if use_cuda else "cpu"
-    settings = {"accelerator": accelerator, "devices": -1 if accelerator in ("gpu", "cuda") else 1, **given}
     if accelerator == "cpu":
         set_device("cpu")
         if str(settings.get("precision", "")).startswith(("16", "bf16")):
             threestudio.warn(f"trainer.precision {settings['precision']} is meant for GPUs; on the CPU it is 32-true.")
             settings["precision"] = "32-true"
     return settings
+
+
+def trainer_defaults(given: Mapping[str, Any], use_cuda: bool) -> dict[str, Any]:
+    """What the config says of the Trainer, with accelerator and devices: all visible GPUs, or one process on the CPU."""
+    accelerator = given.get("accelerator", "auto")
+    if accelerator == "auto":
+        accelerator = "gpu" if use_cuda else "cpu"
+    devices = -1 if accelerator in ("gpu", "cuda") else 1
+    return {"devices": devices, **given, "accelerator": accelerator}
 
 
 # ---- the trial folder ----
@@ -229,7 +253,7 @@ def run(
     """Build data, system and trainer, and do what the mode says."""
     for pattern in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=pattern)
-    pl.seed_everything(config.seed + get_rank(), workers=True)
+    pl.seed_everything(config.seed, workers=True)  # the same on all processes, see utils/processes.py
     data = threestudio.find(config.data_type)(config.data)
     system = threestudio.find(config.system_type)(config.system, resumed=config.resume is not None)
     system.set_save_dir(os.path.join(config.trial_dir, "save"))
@@ -255,6 +279,7 @@ def build_trainer(
     """The Lightning Trainer of a run; loggers and checkpoints only in training."""
     callbacks: list[pl.Callback] = []
     loggers: list[Any] = []
+    settings = {**settings, "strategy": strategy_for(system, settings)}
     settings = {**settings, "enable_checkpointing": arguments.train and settings.get("enable_checkpointing", True)}
     if settings["enable_checkpointing"]:
         callbacks.append(checkpoint_callback(config))

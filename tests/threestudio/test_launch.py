@@ -246,3 +246,33 @@ def test_gpu_selection_respects_what_is_set(monkeypatch):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
         launch.select_gpus(requested)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+
+
+@pytest.mark.parametrize(
+    "requested, message",
+    [
+        ("0,x", "has 'x' in it; it must be a list of different numbers"),
+        ("0,,1", "has '' in it"),
+        ("-1", "has '-1' in it"),
+        ("1,1", "names a GPU twice"),
+        ("0,7", "names 2 GPUs, of which only the first 1 can be used"),
+    ],
+)
+def test_a_gpu_list_that_cannot_be(monkeypatch, requested, message):
+    from threestudio.errors import UserError
+    from threestudio.launcher import choose_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", requested)
+    with pytest.raises(UserError, match=message):
+        choose_device(requested)
+
+
+def test_several_cpu_processes_share_one_trial_folder():
+    from threestudio.launcher import read_run_config
+
+    config, _ = read_run_config("toy.yaml", ["trainer.devices=2", "use_timestamp=true"], "paper", use_cuda=False)
+    assert config.trial_name == "run"
+    config, _ = read_run_config("toy.yaml", ["use_timestamp=true"], "paper", use_cuda=False)
+    assert config.trial_name.startswith("run@")

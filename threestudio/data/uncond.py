@@ -1,9 +1,9 @@
 """Random cameras around the origin: the data of text to 3D.
 
 Training batch k is a pure function of (seed, k): sampling ranges and image size follow from k, random numbers from a
-generator seeded with both. So the module keeps no random state, and a resumed run sees the batches it would have seen:
-at the start of an epoch the dataset asks the trainer how many batches were trained, and counts on from there. Lightning
-fetches one batch ahead; that batch is thrown away on interruption and is simply drawn again.
+generator seeded with both; of several processes each keeps its rows. So the module keeps no random state, and a resumed
+run sees the batches it would have seen: at the start of an epoch the dataset asks the trainer how many batches were
+trained, and counts on from there. Lightning fetches one batch ahead; thrown away on interruption, it is drawn again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from threestudio.errors import ConfigError
 from threestudio.utils.base import Updateable
 from threestudio.utils.cameras import get_ray_directions
 from threestudio.utils.config import parse_structured
+from threestudio.utils.processes import own_rows
+
 
 @dataclass
 class RandomCameraDataModuleConfig:
@@ -147,7 +149,8 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
 
     def _draw(self, generator: torch.Generator) -> dict[str, Any]:
         """rays_o, rays_d [B,H,W,3]; mvp_mtx, proj_mtx, c2w [B,4,4]; camera_positions, light_positions [B,3]; elevation,
-        azimuth [B] degrees and camera_distances [B], all three before perturbation; fovy [B] radians; height, width."""
+        azimuth [B] degrees and camera_distances [B], all three before perturbation; fovy [B] radians; height, width.
+        B is this process's share of the batch."""
         cfg, count = self.cfg, self.batch_size
         elevation = sampling.draw_elevation(count, self.elevation_range, generator)
         azimuth = sampling.draw_azimuth(count, self.azimuth_range, cfg.batch_uniform_azimuth, generator)
@@ -164,15 +167,17 @@ class RandomCameraIterableDataset(IterableDataset, Updateable):
             lights = sampling.draw_lights_near_camera(position, light_distance, perturb, generator)
         else:
             lights = sampling.draw_lights_in_cone(position, light_distance, generator)
+        own = own_rows(count)
+        c2w, fovy = c2w[own], fovy[own]
         made = (c2w, fovy, self.height, self.directions_unit_focal, cfg.rays_d_normalize)
         return {
             **({} if self.rays_later else camera_rays(*made)),
             **camera_matrices(c2w, fovy, self.height, self.width),
-            "camera_positions": position,
-            "light_positions": lights,
-            "elevation": elevation,
-            "azimuth": azimuth,
-            "camera_distances": distance,
+            "camera_positions": position[own],
+            "light_positions": lights[own],
+            "elevation": elevation[own],
+            "azimuth": azimuth[own],
+            "camera_distances": distance[own],
             "height": self.height,
             "width": self.width,
         }
@@ -279,9 +284,7 @@ class RandomCameraDataModule(pl.LightningDataModule):
         # Workers would hold copies of the dataset, and drawing a camera is cheaper than sending it. A pinned batch goes
         # to the device while that works.
         dataset = self.train_dataset
-        return DataLoader(
-            dataset, batch_size=None, num_workers=0, collate_fn=dataset.collate, pin_memory=self._on_cuda
-        )
+        return DataLoader(dataset, batch_size=None, num_workers=0, collate_fn=dataset.collate, pin_memory=self._on_cuda)
 
     def _eval_loader(self, dataset: RandomCameraDataset) -> DataLoader:
         return DataLoader(dataset, batch_size=1, num_workers=0, collate_fn=dataset.collate)

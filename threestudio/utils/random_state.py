@@ -59,8 +59,8 @@ class TrainingRandomState(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if self._loaded:
-            if trainer.global_rank < len(self._loaded):
-                self._state = self._loaded[trainer.global_rank]
+            # Processes draw alike, so one that was not there before takes the first's state.
+            self._state = self._loaded[trainer.global_rank if trainer.global_rank < len(self._loaded) else 0]
             self._loaded = []
         if self._state is not None:
             restore_random_state(self._state)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError
+from .batch_norm import WholeBatchNorm2d
 
 STEM_WIDTH = 16
 """The published width at full resolution, for latents of four channels."""
@@ -21,7 +22,7 @@ Norm = Callable[[int], nn.Module]
 
 
 def batch_norm(channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels)
+    return WholeBatchNorm2d(channels)
 
 
 def group_norm(channels: int) -> nn.Module:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..processes import Rows
 from ..transfers import to_device
 from .cfg import Guided
 from .draw import NoisyDraw
@@ -55,6 +56,7 @@ class Asynchronous(ScoreLoss):
     def later(self, t: Tensor, total: int) -> Tensor:
         """t' [B] for t [B], both on the CPU."""
         s = self.settings
-        share = torch.rand(len(t), generator=self.context.generator)
+        rows = Rows.of_process(len(t))
+        share = rows.take(torch.rand(rows.total, generator=self.context.generator))
         ahead = s.shift_ratio * (t - s.min_step).clamp(min=0) * share
         return (t + ahead.round().long()).clamp(max=total - 1)

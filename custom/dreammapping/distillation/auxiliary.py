@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..processes import average_over_processes
 from ..registry import Registry
 
 OPTIMIZERS: Registry[type[torch.optim.Optimizer]] = Registry("auxiliary optimizer")
@@ -46,7 +47,7 @@ class AuxiliaryOptimizer:
         """One update on a scalar loss; touches no gradient but those of its own parameters."""
         optimizer = self._ready()
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        average_over_processes(gradients)
+        average_over_processes(gradients)  # what a loss learns is outside the trainer's own synchronization
         for parameter, gradient in zip(self.parameters, gradients):
             parameter.grad = None if gradient is None else _laid_out_like(parameter, gradient)
         optimizer.step()
@@ -99,20 +100,3 @@ def _laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
-
-
-def average_over_processes(tensors: Iterable[Tensor | None]) -> None:
-    """In place. Keeps the copies on several devices equal; what a loss learns is outside the trainer's own
-    synchronization."""
-    if not several_processes():
-        return
-    for tensor in tensors:
-        if tensor is not None:
-            torch.distributed.all_reduce(tensor)
-            tensor /= torch.distributed.get_world_size()
-
-
-def several_processes() -> bool:
-    """Whether this run trains on several devices."""
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

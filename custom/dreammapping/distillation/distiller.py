@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..processes import Rows, process_count
 from .auxiliary import AuxiliaryOptimizer
 from .cfg import CFGConvention
 from .draw import NoisyDraw, draw_noise
@@ -47,7 +48,8 @@ class Distillation:
     """The outcome of one step."""
 
     loss: Tensor
-    """Scalar whose gradient with respect to the latents is `gradient` (divided by B with the mean reduction)."""
+    """Scalar whose gradient with respect to the latents is `gradient` (divided by B with the mean reduction). With several
+    processes: whose average over them is that of the whole batch."""
     gradient: Tensor
     """[B,C,h,w] g = grad_scale omega(t) R, cleaned and clipped, without graph."""
     draw: NoisyDraw
@@ -143,13 +145,17 @@ class Distiller:
             "unet_backwards": torch.tensor((self.teacher.calls.backwards - before[1]) / len(latents)),
         }
         left = {} if self.optimizer else auxiliary
-        return Distillation(inject(latents, gradient, s.grad_reduction), gradient, draw, answers, diagnostics, left)
+        loss = inject(latents, gradient, s.grad_reduction)
+        if s.grad_reduction == "sum":  # the average over the processes is then the sum over the whole batch
+            loss = loss * process_count()
+        return Distillation(loss, gradient, draw, answers, diagnostics, left)
 
     def draw(self, latents: Tensor, step: int, context: Mapping[str, Tensor]) -> NoisyDraw:
         """t and eps from the generator, and x_t."""
         schedule = self.teacher.schedule
         clean = latents.detach()
-        t_host = self.timesteps.draw(len(clean), step, schedule.steps, self.generator)
+        rows = Rows.of_process(len(clean))
+        t_host = rows.take(self.timesteps.draw(rows.total, step, schedule.steps, self.generator))
         noise = draw_noise(clean, self.generator, self.settings.offset_noise)
         earlier = self.timesteps.earlier(len(clean), step, schedule.steps)
         return NoisyDraw.noised(clean, noise, t_host, schedule, step, context, earlier)

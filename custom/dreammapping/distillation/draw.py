@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..processes import Rows
 from ..transfers import to_device
 from .noise_schedule import NoiseSchedule
 
@@ -57,17 +58,21 @@ def draw_training_pairs(
 ) -> NoisyDraw:
     """What a score model learns `clean` [B,C,h,w] from: `times` batches in a row, each with its own t' ~ U{0..T-1} and
     noise eps'."""
+    rows = Rows.of_process(len(clean))
     clean = clean.repeat(times, 1, 1, 1)
-    t_host = torch.randint(0, schedule.steps, (len(clean),), generator=generator)
-    return NoisyDraw.noised(clean, draw_noise(clean, generator), t_host, schedule)
+    t_host = rows.take(torch.randint(0, schedule.steps, (rows.total * times,), generator=generator), times)
+    noise = torch.randn((rows.total * times, *clean.shape[1:]), generator=generator)
+    return NoisyDraw.noised(clean, to_device(rows.take(noise, times), clean.device).to(clean.dtype), t_host, schedule)
 
 
-def draw_noise(like: Tensor, generator: torch.Generator, offset: float = 0.0) -> Tensor:
+def draw_noise(like: Tensor, generator: torch.Generator, offset: float = 0.0, rows: Rows | None = None) -> Tensor:
     """N(0, I) of the shape of `like`, drawn on the CPU so that every device sees the same numbers.
 
-    `offset` adds one N(0, offset^2) value per channel, shared by the batch (LucidDreamer uses 0.1).
+    `offset` adds one N(0, offset^2) value per channel, shared by the batch (LucidDreamer uses 0.1). `rows` are those of the
+    whole batch that `like` [B,...] holds, None this process's: the noise of the whole batch is drawn, and theirs returned.
     """
-    noise = torch.randn(like.shape, generator=generator, dtype=torch.float32)
+    rows = rows or Rows.of_process(len(like))
+    noise = rows.take(torch.randn((rows.total, *like.shape[1:]), generator=generator, dtype=torch.float32))
     if offset:
         noise = noise + offset * torch.randn(1, like.shape[1], 1, 1, generator=generator)
     return to_device(noise, like.device).to(like.dtype)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..processes import Rows
 from ..transfers import to_device
 from .cfg import CFGConvention, guide
 from .draw import NoisyDraw, draw_training_pairs
@@ -91,7 +92,9 @@ class LoraScore:
         generator, schedule = self.context.generator, self.context.teacher.schedule
         pair = draw_training_pairs(clean, schedule, generator, times)
         if camera is not None:
-            shown = torch.rand(len(pair.clean), 1, generator=generator) >= self.condition.dropout
+            rows = Rows.of_process(len(clean))
+            drawn = rows.take(torch.rand(rows.total * times, 1, generator=generator), times)
+            shown = drawn >= self.condition.dropout
             camera = camera.repeat(times, 1) * to_device(shown, clean.device)
         output = self.copy.predict(pair.noisy, pair.t, repeat_text(text, times), camera, differentiable=True)
         return Lesson(pair, output, schedule.target(self.copy.prediction_type, pair.clean, pair.noise, pair.t))

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..processes import together
 from ..replay import Recorder, Replayed
-from .auxiliary import AuxiliaryOptimizer, several_processes
+from .auxiliary import AuxiliaryOptimizer
 from .cfg import Guided
 from .draw import NoisyDraw
 from .loss import ScoreLoss, ScoreResult
@@ -34,7 +35,7 @@ class RecordedUpdate:
 
     def __call__(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
         """As `Distiller.update`; the auxiliary losses come without graph, as they have been used."""
-        possible = self._replayed.covers(draw.clean.device) and isinstance(answers, Guided) and not several_processes()
+        possible = self._replayed.covers(draw.clean.device) and isinstance(answers, Guided) and not together()
         decisions = self._loss.decisions(draw) if possible else None
         if decisions is None:
             return self._update(draw, answers)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..processes import Rows
 from ..transfers import to_device
 from .cfg import Guided
 from .draw import NoisyDraw
@@ -82,7 +83,8 @@ class SDI(ScoreLoss):
     def ask(self, draw: NoisyDraw, teacher: PromptedTeacher) -> SDIAnswers:
         schedule, end = teacher.schedule, draw.t_host
         if self.settings.overshoot:
-            past = torch.randint(self.spacing, end.shape, generator=self.context.generator)
+            rows = Rows.of_process(len(end))
+            past = rows.take(torch.randint(self.spacing, (rows.total,), generator=self.context.generator))
             end = (end + past).clamp(max=schedule.steps - 1)
         noisy = walk(
             draw.clean,

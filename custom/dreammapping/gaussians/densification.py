@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..processes import greatest_over_processes, process_count, process_rank, require_alike, sum_over_processes
 from .growth import grow_and_prune, reset_opacity
 from .mcmc import add_position_noise, relocate_and_add
 from .model import GaussianModel
@@ -62,6 +63,7 @@ class Densification(nn.Module):
         views = optimizer_views(optimizer)
         if self.settings.refines_at(step):
             self._refine(step, model, views)
+            require_alike(model.params.values(), f"step {step}: the list of Gaussians")
             changed = True
         if self.settings.resets_at(step):
             reset_opacity(model, views, self.settings.reset_opacity)
@@ -88,20 +90,32 @@ class Densification(nn.Module):
     @torch.no_grad()
     def _collect(self, info: Mapping[str, Any]) -> None:
         gradient, radii = info[GRADIENT_KEY].grad, info["radii"]
-        if gradient is None:  # nothing of the loss reached the image
-            return
-        views = gradient.shape[0] if self.settings.loss_over_views == "mean" else 1
-        in_pixels = (info["width"] / 2.0 * views, info["height"] / 2.0 * views)
-        if self.settings.views == "last":
-            gradient, radii = gradient[-1:], radii[-1:]
-        seen = (radii > 0).all(-1)  # [C, N]; what the rasterizer says of a culled Gaussian has no meaning
-        # By plain numbers: a tensor of them would have to come from the host, which waits for the device.
-        norms = torch.stack([gradient[..., i] * unit for i, unit in enumerate(in_pixels)], -1).norm(dim=-1)
-        self.grad2d += torch.where(seen, norms, 0.0).sum(0)
-        self.count += seen.sum(0)
+        norms, seen, share = (torch.zeros_like(self.grad2d) for _ in range(3))
+        if gradient is not None:  # else nothing of the loss reached the image
+            # What is minimized is the average of the processes' losses.
+            weight = gradient.shape[0] if self.settings.loss_over_views == "mean" else 1 / process_count()
+            in_pixels = (info["width"] / 2.0 * weight, info["height"] / 2.0 * weight)
+            gradient, radii = self._watched(gradient), self._watched(radii)
+            visible = (radii > 0).all(-1)  # [C, N]; what the rasterizer says of a culled Gaussian has no meaning
+            # By plain numbers: a tensor of them would have to come from the host, which waits for the device.
+            scaled = torch.stack([gradient[..., i] * unit for i, unit in enumerate(in_pixels)], -1)
+            norms += torch.where(visible, scaled.norm(dim=-1), 0.0).sum(0)
+            seen += visible.sum(0)
+            if self.settings.prune_scale2d is not None and len(radii):
+                share += radii.amax(-1).amax(0) / float(max(info["width"], info["height"]))
+        # At once, not at the event: a checkpoint holds the same statistics whichever process writes it.
+        sum_over_processes([norms, seen])
+        self.grad2d += norms
+        self.count += seen
         if self.settings.prune_scale2d is not None:
-            share = radii.amax(-1).amax(0) / float(max(info["width"], info["height"]))
-            torch.maximum(self.radii, share.to(self.radii), out=self.radii)
+            greatest_over_processes(share)
+            torch.maximum(self.radii, share, out=self.radii)
+
+    def _watched(self, of_views: Tensor) -> Tensor:
+        """Of [C, ...] the views that count: all, or the last of the whole batch, which the last process has."""
+        if self.settings.views != "last":
+            return of_views
+        return of_views[-1:] if process_rank() == process_count() - 1 else of_views[:0]
 
     def _refine(self, step: int, model: GaussianModel, views: Mapping[str, OptimizerView]) -> None:
         if self.settings.type == "mcmc":

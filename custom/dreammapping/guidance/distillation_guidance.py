@@ -18,6 +18,7 @@ from ..errors import ConfigError, TeacherError
 from ..settings import parse_settings, to_plain
 from ..teachers import DiffusersTeacher, TeacherOptions
 from ..teachers.encoder import TinyEncoderOptions
+from ..teachers.slices import check_slice, encode_in_slices
 from .embeddings import FurtherTexts, NamedEmbeddings, Views, named_embeddings
 from .preview import preview
 
@@ -62,6 +63,10 @@ class DreamMappingGuidance(BaseModule):
         enable_channels_last_format: bool = True
         enable_attention_slicing: bool = False
         enable_sequential_cpu_offload: bool = False
+        encode_slice: int = 0
+        """Views that the VAE encodes and differentiates at a time; 0: all. Same gradient; see docs/memory.md."""
+        unet_slice: int = 0
+        """Rows of the U-Net's batch (views times prompts) at a time; 0: all."""
         compile_unet: Any = False
         """false, true, or a mode of torch.compile: default, max-autotune-no-cudagraphs. Kept for later starts."""
         cuda_graphs: bool = True
@@ -89,6 +94,7 @@ class DreamMappingGuidance(BaseModule):
         cfg = self._plan = self.plan()
         self._timesteps = build_timesteps(cfg.timesteps, self.blocks["timesteps"])
         settings = self._settings()
+        check_slice(cfg.encode_slice, "system.guidance.encode_slice")
         self.teacher = DiffusersTeacher.load(cfg.pretrained_model_name_or_path, self._teacher_options(), self.device)
         seed = torch.initial_seed() if cfg.seed is None else cfg.seed
         generator = torch.Generator().manual_seed(seed)
@@ -154,7 +160,7 @@ class DreamMappingGuidance(BaseModule):
         images = rgb.permute(0, 3, 1, 2)
         if rgb_as_latents:
             return F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
-        return self.teacher.encode(images, self.distiller.generator)
+        return encode_in_slices(self.teacher.encode, images, self.distiller.generator, self._plan.encode_slice)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Scaled latents [B,C,h,w] -> rgb [B,3,H,W] in [0,1], without graph."""
@@ -196,11 +202,13 @@ class DreamMappingGuidance(BaseModule):
             bfloat16_on_cpu=cfg.bfloat16_on_cpu,
             channels_last=cfg.enable_channels_last_format,
             attention_slicing=cfg.enable_attention_slicing,
+            unet_slice=check_slice(cfg.unet_slice, "system.guidance.unet_slice"),
             cpu_offload=cfg.enable_sequential_cpu_offload,
             compile_unet=cfg.compile_unet,
             cuda_graphs=cfg.cuda_graphs,
             fuse_projections=cfg.fuse_projections,
             fast_encoder=cfg.fast_encoder,
+            record_encoder=not cfg.encode_slice,
             tiny_encoder=parse_settings(TinyEncoderOptions, cfg.tiny_encoder, "system.guidance.tiny_encoder"),
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 import imageio.v3 as imageio
 import numpy as np
 import threestudio
+from threestudio.utils.misc import barrier
 
 from ..evaluation.resources import Stopwatch
 from . import model_card
@@ -90,6 +91,7 @@ class RunReport:
     def turntable(self) -> None:
         """The test frames as one picture and as a video; then the card with all that exists now."""
         system, folder = self._system, f"it{self._system.true_global_step}-test"
+        barrier()  # each process has rendered some of the frames
         if not system.trainer.is_global_zero:
             return
         frames = _evenly_chosen(numbered(Path(system.get_save_dir(), folder)), SHEET_VIEWS)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..errors import ConfigError, DreamMappingError, suggest
 from ..gaussians.optimizer import build_adam
-from . import run_report
+from ..processes import average_over_processes, start_alike
+from . import memory_report, run_report
 from .capabilities import Densifies, OwnLearningRates, Resizes
 from .guards import FiniteGuard, SilentTeacher
 from .regularizers import REGULARIZERS
@@ -40,6 +41,8 @@ class DreamMappingSystem(BaseLift3DSystem):
 
     cfg: Config
     report_type: ClassVar[type[run_report.RunReport]] = run_report.RunReport
+    averages_gradients: ClassVar[bool] = True
+    """Several processes need no wrapper round this system, which could not follow densification."""
 
     # ---- building ----
 
@@ -105,6 +108,15 @@ class DreamMappingSystem(BaseLift3DSystem):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self._report.start()
+        memory_report.announce(self)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        start_alike(self, "the system")
+
+    def on_after_backward(self) -> None:
+        super().on_after_backward()
+        average_over_processes(parameter.grad for parameter in self.parameters())
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> dict[str, Tensor]:
         step = self.true_global_step

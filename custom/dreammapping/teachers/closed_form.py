@@ -17,6 +17,7 @@ from ..distillation.noise_schedule import NoiseSchedule
 from ..distillation.teacher import CallCount
 from ..distillation.trainable import CAMERA_NUMBERS, AdapterOptions
 from ..errors import TeacherError, suggest
+from ..processes import Rows
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class ClosedFormTeacher:
             raise TeacherError("a closed-form teacher has no second model; leave the name of the LoRA's model out")
         return TrainableMixture(self, options)
 
-    def encode(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
+    def encode(self, rgb: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
         return rgb * 2 - 1
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -19,11 +19,13 @@ from ..distillation.draw import draw_noise
 from ..distillation.teacher import CallCount
 from ..distillation.trainable import AdapterOptions
 from ..errors import TeacherError
+from ..processes import Rows
 from ..replay import Replayed
 from .compilation import Compiled, compile_mode
 from .denoisers import Denoiser, StableDiffusion, load_denoiser
 from .encoder import TinyEncoder, TinyEncoderOptions, fast_encoder
 from .loading import Source, load_part, locate
+from .slices import in_slices
 
 if TYPE_CHECKING:
     from .lora import LoraPredictor
@@ -41,18 +43,22 @@ class TeacherOptions:
     """Channels-last network weights on CUDA. The VAE stays contiguous: its backward is slower in that layout."""
     attention_slicing: bool = False
     """Less memory, slower."""
+    unet_slice: int = 0
+    """Rows of the network's batch at a time; 0: all."""
     cpu_offload: bool = False
     """Weights stay in CPU memory and visit the GPU layer by layer (needs accelerate)."""
     compile_unet: bool | str = False
     """torch.compile the network: false, true, or a mode (compilation.MODES). A minute or two at the first step, much
     less at later starts."""
     cuda_graphs: bool = True
-    """On CUDA, record the frozen network's kernels and launch them as one (replay.py). Not with cpu_offload. So are the
-    fast encoder's."""
+    """On CUDA, record the frozen network's kernels and launch them as one (replay.py). Not with cpu_offload."""
     fuse_projections: bool = True
     """On CUDA, fewer and larger products in the U-Net's attention (attention.py). Not with cpu_offload or slicing."""
     fast_encoder: bool = True
     """On CUDA in 16 bits, the VAE's encoder by kernels of our own (encoder/). Not with cpu_offload."""
+    record_encoder: bool = True
+    """With cuda_graphs, the fast encoder too. Not for encode_in_slices, whose backward calls it anew: a recording would
+    be made there, and keep a slice's graph for good."""
     tiny_encoder: TinyEncoderOptions = field(default_factory=TinyEncoderOptions)
     """Another encoder for the first steps."""
 
@@ -121,7 +127,8 @@ class DiffusersTeacher:
             self.denoiser.run = Compiled(self.network, self._compile_mode)
         self._replayed.forget()
         if options.fast_encoder and not options.cpu_offload:
-            self._fast_encoder = fast_encoder(self.vae, device, self.vae_dtype, recorded=options.cuda_graphs)
+            recorded = options.cuda_graphs and options.record_encoder
+            self._fast_encoder = fast_encoder(self.vae, device, self.vae_dtype, recorded=recorded)
         if self._tiny_encoder is not None:
             self._tiny_encoder.to(device, self.dtype)
         self.device = device
@@ -152,10 +159,10 @@ class DiffusersTeacher:
         """(eps [KB,C,h,w],) for K texts [B or 1,L,E], one after the other; noisy [B,C,h,w], t [B]."""
         text = torch.cat([text.to(self.dtype).expand(len(noisy), -1, -1) for text in texts])
         x, steps = noisy.repeat(len(texts), 1, 1, 1).float(), t.repeat(len(texts))
-        output = self.denoiser(x, steps, text)
+        output = in_slices(self.denoiser, self.options.unet_slice, x, steps, text)
         return (self.schedule.eps_from_output(self.denoiser.prediction_type, x, output, steps),)
 
-    def encode(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
+    def encode(self, rgb: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
         """See protocol.Teacher. Images of another size are resized bilinearly, not antialiased (like threestudio)."""
         self._follow(rgb)
         if rgb.shape[-2:] != self.image_size:
@@ -165,7 +172,7 @@ class DiffusersTeacher:
                 return self._tiny_encoder(rgb * 2 - 1)
             posterior = self._posterior(rgb * 2 - 1)
             mean, std = posterior.mean.to(rgb.dtype), posterior.std.to(rgb.dtype)
-        return (mean + std * draw_noise(mean, generator) - self.shift) * self.scaling_factor
+        return (mean + std * draw_noise(mean, generator, rows=rows) - self.shift) * self.scaling_factor
 
     def _posterior(self, pixels: Tensor) -> Any:
         """diffusers' distribution of latents for images [B,3,H,W] in [-1,1]."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..distillation.teacher import NoisePredictor
+from ..processes import Rows
 
 
 class Teacher(NoisePredictor, Protocol):
@@ -22,9 +23,9 @@ class Teacher(NoisePredictor, Protocol):
     latent_shape: tuple[int, int, int]
     """(C, h, w) of their latents."""
 
-    def encode(self, rgb: Tensor, generator: torch.Generator) -> Tensor:
+    def encode(self, rgb: Tensor, generator: torch.Generator, rows: Rows | None = None) -> Tensor:
         """rgb [B,3,H,W] in [0,1], any size, with graph -> scaled latents [B,C,h,w]; the posterior is sampled from
-        `generator`."""
+        `generator`, for the whole batch of which `rgb` holds `rows` (None: this process's)."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -366,3 +366,34 @@ def test_texts_made_from_the_prompt_follow_each_picture_s_own():
         named = further.of_views({"target": "{prompt}!"}, prompts, views, view_dependent=False)
         assert named["target"][:, 0, 0].tolist() == [6.0, 8.0, 6.0]
     assert asked == [["a mug!", "a chair!"]]  # each text once
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_slices_change_nothing(build, reduction):
+    found = []
+    for options in ({}, {"encode_slice": 1, "unet_slice": 3}):
+        guidance, image = build(loss={"type": "vdm"}, grad_reduction=reduction, **options), rgb()
+        # The second draws from where the first left the generator, and sees what the operator has learned.
+        losses = [call(guidance, image=image)["loss_distillation"] for _ in range(2)]
+        found.append([torch.autograd.grad(loss, image)[0] for loss in losses])
+    assert guidance.teacher.options.unet_slice == 3
+    assert not guidance.teacher.options.record_encoder and build().teacher.options.record_encoder
+    for whole, sliced in zip(*found):
+        torch.testing.assert_close(sliced, whole, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+
+
+@pytest.mark.parametrize("key", ["encode_slice", "unet_slice"])
+def test_a_slice_has_no_negative_size(build, key):
+    with pytest.raises(ValueError, match=f"system.guidance.{key} is -2"):
+        build(**{key: -2})
+
+
+def test_the_text_encoder_is_released(build):
+    import gc
+
+    from transformers import CLIPTextModel
+
+    guidance = build()
+    guidance.teacher.embed(["a mug"])
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is CLIPTextModel]

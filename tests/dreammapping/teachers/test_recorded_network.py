@@ -62,3 +62,20 @@ def test_moved_weights_are_recorded_anew(folder):
     mine.to("cpu")
     ask(mine, 3)
     assert recorder.made == 1 and not mine._replayed._recordings
+
+
+@pytest.mark.parametrize("size", [2, 3])  # of four rows: equal slices, and a shorter last one
+def test_slices_of_the_batch_are_one_recording(folder, size):
+    (mine, recorder), theirs = recorded(folder, unet_slice=size), DiffusersTeacher.load(str(folder))
+    rows = []
+    mine.network.register_forward_pre_hook(lambda _, args, kw: rows.append(batch_of(args, kw)), with_kwargs=True)
+    for seed in range(5):
+        a, b = ask(mine, seed), ask(theirs, seed)
+        for name, eps in b.items():
+            torch.testing.assert_close(a[name], eps, rtol=1e-5, atol=1e-5)
+    assert recorder.made == 1 and len(mine._replayed._recordings) == 1
+    assert rows[:2] == [size, 4 - size] and set(zip(rows[::2], rows[1::2])) == {(size, 4 - size)}
+
+
+def batch_of(args, kwargs):
+    return len(args[0] if args else kwargs["hidden_states"])

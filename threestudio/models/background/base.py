@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from threestudio.utils.base import BaseModule
+from threestudio.utils.processes import own_rows, process_count
 
 
 class BaseBackground(BaseModule):
@@ -32,9 +33,10 @@ def random_colors(color: Tensor) -> Tensor:
     """One uniform color per batch item of `color` [B, H, W, C], in its shape.
 
     Drawn on the CPU, so that a seed gives the same colors on every device, from torch's global generator, whose state a
-    system saves with its checkpoints.
+    system saves with its checkpoints. With several processes each draws the whole batch's, and takes its own.
     """
-    drawn = torch.rand(color.shape[0], 1, 1, color.shape[-1])
+    total = color.shape[0] * process_count()
+    drawn = torch.rand(total, 1, 1, color.shape[-1])[own_rows(total)]
     if color.device.type == "cuda":  # pinned: no waiting for the work queued there
         drawn = drawn.pin_memory().to(color, non_blocking=True)
     return drawn.to(color).expand(color.shape)

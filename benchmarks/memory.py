@@ -1,0 +1,219 @@
+"""GPU memory of the paper's setting, estimated and measured, with the options for smaller cards.
+
+    python benchmarks/memory.py             # CUDA: 4 views of 512 x 512, random weights of SD 2.1-base's shapes
+    python benchmarks/memory.py --quick     # fewer iterations and variants
+    python benchmarks/memory.py --tiny      # any device: a miniature teacher, to see that everything runs
+
+Each variant is run in turn; one that fails is reported with its error. Two peaks are measured: what torch's allocator
+reserved, and what the process took of the device as the driver counts it (others on the GPU would be counted, too). The
+variants for 16, 12 and 8 GB cards run under a limit, so that they show that they fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "custom"), str(ROOT / "benchmarks"), str(ROOT / "tests" / "helpers")]
+
+import dreammapping  # noqa: E402, F401  registers its classes
+import threestudio  # noqa: E402
+from dreammapping.evaluation.resources import device_name  # noqa: E402
+from dreammapping.system.memory_estimate import CONTEXT_BYTES, GIB, estimate  # noqa: E402
+from dreammapping.system.memory_report import operator_of, setup_of  # noqa: E402
+from dreammapping.teachers.diffusers_teacher import weights_dtype  # noqa: E402
+from threestudio.utils.config import load_config  # noqa: E402
+from threestudio.utils.misc import get_device  # noqa: E402
+
+CONFIG = ROOT / "custom" / "dreammapping" / "configs" / "vdm-gs.yaml"
+
+VARIANTS: dict[str, tuple[float, list[str]]] = {
+    "default": (0, []),
+    "16 GB: default": (16, []),
+    "encode_slice 2": (0, ["system.guidance.encode_slice=2"]),
+    "encode_slice 1": (0, ["system.guidance.encode_slice=1"]),
+    "12 GB": (12, ["system.guidance.encode_slice=2", "system.guidance.unet_slice=4"]),
+    "8 GB": (8, ["system.guidance.encode_slice=1", "system.guidance.unet_slice=4"]),
+    "8 GB: 500k Gaussians": (
+        8,
+        ["system.guidance.encode_slice=1", "system.guidance.unet_slice=4", "system.geometry.init.num_points=500000"],
+    ),
+    "offload": (
+        0,
+        [
+            "system.guidance.encode_slice=1",
+            "system.guidance.unet_slice=4",
+            "system.guidance.enable_sequential_cpu_offload=true",
+        ],
+    ),
+}
+"""Name -> GB of the card it is for (0: no limit) and overrides."""
+
+QUICK = ("default", "encode_slice 1", "12 GB", "8 GB")
+RESERVED_BY_THE_DRIVER = 0.06
+"""Share of a card's memory that programs do not get."""
+
+
+class Run:
+    """A system with its cameras and optimizer, stepped by hand at a constant number of Gaussians."""
+
+    def __init__(self, config: Any, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.device = device
+        self.system = threestudio.find(config.system_type)(config.system).to(device).train()
+        self.optimizer = self.system.configure_optimizers()["optimizer"]
+        data = threestudio.find(config.data_type)(config.data)
+        data.setup("fit")
+        self.data, self.batches = data.train_dataset, iter(data.train_dataloader())
+
+    def step(self) -> None:
+        batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in next(self.batches).items()}
+        out = self.system(batch)
+        self.system.total_loss(out, batch).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def variant(config: Any, device: torch.device, iterations: int) -> dict[str, Any]:
+    """Estimated and measured bytes, and the median of the milliseconds of an iteration."""
+    run = Run(config, device)
+    setup = setup_of(run.system, run.data)
+    guessed = estimate(
+        run.system.guidance.teacher, operator_of(run.system), setup,
+        weights_dtype(device, run.system.guidance.teacher.options),
+    )  # fmt: skip
+    for _ in range(3):
+        run.step()
+    times = [timed(run.step, device) for _ in range(iterations)]
+    return {
+        "estimate": guessed.peak,
+        "parts": guessed.parts,
+        **measured_bytes(device),
+        "milliseconds": times,
+        "median_ms": statistics.median(times),
+        "gaussians": run.system.geometry.count,
+    }
+
+
+def timed(work: Any, device: torch.device) -> float:
+    """Milliseconds, by events on a CUDA device."""
+    if device.type != "cuda":
+        begin = time.perf_counter()
+        work()
+        return 1e3 * (time.perf_counter() - begin)
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    work()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def measured_bytes(device: torch.device) -> dict[str, int | None]:
+    """Peaks of torch's allocator, and what the device has given away now; None without CUDA."""
+    if device.type != "cuda":
+        return {"allocated": None, "reserved": None, "process": None}
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "allocated": torch.cuda.max_memory_allocated(device),
+        "reserved": torch.cuda.max_memory_reserved(device),
+        "process": total - free,
+    }
+
+
+def limit(device: torch.device, gigabytes: float) -> None:
+    """Let torch reserve what a card of that size leaves it beside the CUDA context; 0: no limit."""
+    if device.type != "cuda":
+        return
+    total = torch.cuda.mem_get_info(device)[1]
+    wanted = gigabytes * GIB * (1 - RESERVED_BY_THE_DRIVER) - CONTEXT_BYTES if gigabytes else total
+    torch.cuda.set_per_process_memory_fraction(min(wanted / total, 1.0), device)
+
+
+def fresh(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def teacher_folder(folder: Path, tiny: bool) -> Path:
+    """Random weights, of SD 2.1-base's shapes or of a miniature."""
+    if tiny:
+        from tiny_teacher import make_tiny_teacher
+
+        return make_tiny_teacher(folder)
+    from iteration import random_sd21
+
+    return random_sd21(folder)
+
+
+def overrides(teacher: Path, tiny: bool) -> list[str]:
+    """What all variants share: that teacher, Gaussians in a sphere and nothing but training."""
+    small = ["data.height=32", "data.width=32", "system.geometry.init.num_points=200"] if tiny else []
+    return [
+        "use_timestamp=false",
+        f"system.prompt_processor.pretrained_model_name_or_path={teacher}",
+        "system.prompt_processor.spawn=false",
+        "system.geometry.init.type=sphere",
+        "system.geometry.densification.type=none",
+        *small,
+    ]
+
+
+def line(name: str, entry: dict[str, Any]) -> str:
+    if "error" in entry:
+        return f"  {name:22} {entry['error'][:150]}"
+    sizes = [entry["estimate"], entry["process"], entry["reserved"], entry["allocated"]]
+    cells = ["      -" if size is None else f"{size / GIB:7.2f}" for size in sizes]
+    off = "      -" if entry["process"] is None else f"{100 * (entry['estimate'] / entry['process'] - 1):+6.1f}%"
+    return f"  {name:22} {cells[0]} {cells[1]} {off} {cells[2]} {cells[3]} {entry['median_ms']:9.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help=f"some of: {', '.join(VARIANTS)}")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/memory.json"))
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*self.log.*")  # there is no trainer here
+    device = get_device()
+    if device.type != "cuda" and not options.tiny:
+        raise SystemExit("the paper's setting needs a CUDA device; --tiny runs anywhere")
+    names = options.only or (QUICK if options.quick else VARIANTS)
+    iterations = 3 if options.quick or options.tiny else options.iterations
+    report: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, "variants": {}}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    print(f"  {'GiB':22} estim. process    off  reserved alloc.      ms", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        teacher = teacher_folder(Path(scratch) / "teacher", options.tiny)
+        for name in names:
+            gigabytes, own = VARIANTS[name]
+            own = [o for o in own if not (options.tiny and "num_points" in o)]
+            fresh(device)
+            limit(device, gigabytes)
+            try:
+                config = load_config(CONFIG, cli_args=[*overrides(teacher, options.tiny), *own])
+                report["variants"][name] = variant(config, device, iterations)
+            except Exception as problem:  # noqa: BLE001  the other variants are still of interest
+                report["variants"][name] = {"error": f"{type(problem).__name__}: {problem}"}
+            print(line(name, report["variants"][name]), flush=True)
+            options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    print(f"raw numbers: {options.output}")
+
+
+if __name__ == "__main__":
+    main()

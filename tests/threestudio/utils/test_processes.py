@@ -1,0 +1,78 @@
+"""Who does which part of a batch; the processes themselves are in tests/test_two_processes.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from threestudio.data.uncond import RandomCameraDataModule
+from threestudio.errors import ConfigError
+from threestudio.utils import processes
+from threestudio.utils.processes import UnwrappedDDPStrategy, device_count, own_rows, strategy_for
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """To be one of several processes."""
+
+    def be(rank, count):
+        monkeypatch.setattr(processes, "process_count", lambda: count)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+
+    return be
+
+
+def cameras(strategy):
+    torch.manual_seed(3)
+    data = RandomCameraDataModule({"batch_size": 4, "height": 6, "width": 6, "light_sample_strategy": strategy})
+    data.setup("fit")
+    return [data.train_dataset.batch_at(index) for index in (0, 5)]
+
+
+@pytest.mark.parametrize("strategy", ["dreamfusion", "magic3d"])
+def test_the_processes_cameras_are_those_of_one_process(pretend, strategy):
+    alone = cameras(strategy)
+    shares = []
+    for rank in (0, 1):
+        pretend(rank, 2)
+        shares.append(cameras(strategy))
+    for whole, *parts in zip(alone, *shares):
+        assert whole.keys() == parts[0].keys()
+        for key, value in whole.items():
+            if isinstance(value, torch.Tensor):
+                assert len(parts[0][key]) == 2
+                assert torch.equal(torch.cat([part[key] for part in parts]), value), key
+            else:
+                assert parts[0][key] == parts[1][key] == value
+
+
+def test_rows(pretend):
+    assert own_rows(5) == slice(0, 5)
+    pretend(2, 3)
+    assert own_rows(6) == slice(4, 6)
+    with pytest.raises(ConfigError, match="data.batch_size is 4, which 3 processes cannot share evenly"):
+        own_rows(4)
+
+
+@pytest.mark.parametrize(
+    "settings, count",
+    [
+        ({}, 1), ({"devices": 2}, 2), ({"devices": "2"}, 2), ({"devices": [0, 3]}, 2), ({"devices": "0,1,2"}, 3),
+        ({"devices": "0,"}, 1), ({"devices": -1, "accelerator": "gpu"}, 5), ({"devices": "-1", "accelerator": "cuda"}, 5),
+        ({"devices": "auto", "accelerator": "gpu"}, 5), ({"devices": "auto", "accelerator": "cpu"}, 1),
+    ],
+)  # fmt: skip
+def test_devices_asked_for(monkeypatch, settings, count):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    assert device_count(settings) == count
+
+
+def test_a_system_that_averages_its_gradients_is_not_wrapped():
+    own, other = SimpleNamespace(averages_gradients=True), SimpleNamespace()
+    for given in ({}, {"strategy": "ddp"}):
+        assert isinstance(strategy_for(own, {"devices": 2, **given}), UnwrappedDDPStrategy)
+    assert strategy_for(own, {"devices": 1}) == "auto"
+    assert strategy_for(other, {"devices": 2}) == "auto"
+    assert strategy_for(own, {"devices": 2, "strategy": "ddp_spawn"}) == "ddp_spawn"
