@@ -27,7 +27,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from benchmarks.stepping import EAGER, Run, configuration, own_overrides, random_sd21, tiny_teacher  # noqa: E402
+from benchmarks.stepping import COMPILED, EAGER, UNCOMPILED, Run, configuration, own_overrides, random_sd21, tiny_teacher  # noqa: E402
 from dreammapping.evaluation.resources import device_name  # noqa: E402
 from threestudio.utils.misc import get_device  # noqa: E402
 
@@ -106,7 +106,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*self.log.*")  # there is no trainer here
 
     iterations = 10 if options.quick else options.iterations
-    on = ["system.guidance.compile_unet=true"] if device.type == "cuda" and not options.no_compile else []
+    on = [*UNCOMPILED, *([COMPILED] if device.type == "cuda" and not options.no_compile else [])]
     runs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "teacher"

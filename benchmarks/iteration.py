@@ -32,7 +32,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 from benchmarks.plain_step import PlainStep  # noqa: E402
 from benchmarks.stepping import (  # noqa: E402
     CONFIGS,
+    COMPILED,
     EAGER,
+    UNCOMPILED,
     Run,
     configuration,
     own_overrides,
@@ -105,7 +107,7 @@ def side_by_side(device: torch.device, tiny: bool, iterations: int, overrides: l
         folder = Path(scratch) / "teacher"
         teacher = tiny_teacher(folder) if tiny else random_sd21(folder, device)
         own = own_overrides(teacher, "gs", tiny)
-        on = [] if tiny else ["system.guidance.compile_unet=true"]
+        on = [*UNCOMPILED, *([] if tiny else [COMPILED])]
         plain = {f"plain{' with decode' if decode else ''}": decode for decode in (False, True)}
         for loss, settings, name in (
             ("vdm", on, "VDM+DCA"), ("sds", on, "SDS"), ("vdm", EAGER, "VDM+DCA eager"), ("sds", EAGER, "SDS eager"),

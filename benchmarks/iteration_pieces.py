@@ -28,7 +28,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from benchmarks import pieces  # noqa: E402
 from benchmarks.stepping import (  # noqa: E402
+    COMPILED,
     EAGER,
+    UNCOMPILED,
     Run,
     configuration,
     own_overrides,
@@ -41,13 +43,11 @@ from benchmarks.stepping import (  # noqa: E402
 from dreammapping.evaluation.resources import device_name, peak_gpu_memory_bytes  # noqa: E402
 from threestudio.utils.misc import get_device  # noqa: E402
 
-COMPILED = "system.guidance.compile_unet=true"
-
 
 def variants(names: list[str], tiny: bool) -> dict[str, list[str]]:
     """name -> overrides. `optimised`: all that the guidance has, and compiled; `eager`: nothing of it; `graphs`: all but
     compiled; `name=override,override`: optimised, and these."""
-    known = {"optimised": [] if tiny else [COMPILED], "graphs": [], "eager": list(EAGER)}
+    known = {"optimised": [*UNCOMPILED, *([] if tiny else [COMPILED])], "graphs": list(UNCOMPILED), "eager": list(EAGER)}
     found = {}
     for name in names:
         label, _, more = name.partition("=")

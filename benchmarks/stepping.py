@@ -28,7 +28,11 @@ from threestudio.utils.presets import overlay_files  # noqa: E402
 
 CONFIGS = ROOT / "custom" / "dreammapping" / "configs"
 Piece = Callable[[str], AbstractContextManager[None]]
-EAGER = tuple(f"system.guidance.{key}=false" for key in ("compile_unet", "cuda_graphs", "fuse_projections"))
+COMPILED = "system.guidance.compile_unet=true"
+_SWITCHES = ("cuda_graphs", "fuse_projections", "fast_encoder")
+UNCOMPILED = tuple(f"system.guidance.{key}=true" for key in _SWITCHES)
+"""Overrides that switch every optimization of the step on but the compiler."""
+EAGER = tuple(f"system.guidance.{key}=false" for key in ("compile_unet", *_SWITCHES))
 """Overrides that switch every optimization of the step off."""
 
 # stabilityai/stable-diffusion-2-1-base, its unet/config.json and vae/config.json
