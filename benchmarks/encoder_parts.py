@@ -227,7 +227,8 @@ def top_kernels(bench: Any, encoder: FrozenEncoder, count: int = 24) -> list[str
 def tune(bench: Any) -> dict[str, Any]:
     """Milliseconds of the normalization of the largest activation, forward and backward, for cuts of the work.
 
-    Two rounds: tile, warps and stages; then with the best of these the number of programs. Stops after TUNING_SECONDS.
+    Two rounds: tile, warps and stages; then with the best of these the number of programs and of runs per image. Stops
+    after TUNING_SECONDS.
     """
     from dreammapping.teachers.encoder.triton_arithmetic import Launch, TritonArithmetic
 
@@ -254,7 +255,7 @@ def tune(bench: Any) -> dict[str, Any]:
 
     cuts = [(4096, 8), (4096, 4), (2048, 4), (2048, 8), (8192, 8), (8192, 16), (4096, 16)]
     best = best_of([{"tile": tile, "warps": warps, "stages": stages} for stages in (1, 3) for tile, warps in cuts])
-    best = best_of([best | {"programs": programs} for programs in (1024, 512, 2048, 4096)])
+    best = best_of([best | {"programs": n, "longest": max(n // len(x), 1)} for n in (1024, 512, 2048, 4096, 8192)])
     return {"best": best, "tried": tried}
 
 

@@ -185,12 +185,16 @@ class _TwoWay(_Recording):
         self.carries = [y.requires_grad for y in self._forward()]
         self._gradients = [torch.ones_like(y, memory_format=torch.contiguous_format) for y in self._roots()]
         recorder.warm_up(lambda: (self._forward(), self._backward()))
+        self._live = ()  # as in _forward: the recording has a stream of its own
         pool = recorder.pool(shared=False)
         self._replay, self._outputs = recorder.record(self._forward, pool)
         self._replay_backward, self._input_gradients = recorder.record(self._backward, pool)
         self.calls = 0
 
     def _forward(self) -> tuple[Tensor, ...]:
+        # The last graph goes first: while it lives, a leaf's gradient belongs to the stream that the leaf was first used on,
+        # and a backward that has to wait for that stream cannot be recorded.
+        self._live: tuple[Tensor, ...] = ()
         with torch.enable_grad():
             self._live = self._function(*self._inputs)
         return self._live

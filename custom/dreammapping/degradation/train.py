@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.parser_for(__doc__)
     parser.add_argument("--operator", choices=OPERATORS.names(), default="nonlinear")
     parser.add_argument("--stages", type=int, help="U-Lite's halvings; chosen by the latents")
-    parser.add_argument("--width", type=int, help="U-Lite's channels at full resolution; chosen by the latents")
+    parser.add_argument("--width", type=int, help="U-Lite's channels at full resolution; the published 16")
     parser.add_argument("--norm", choices=("batch", "group"), default="batch", help="group: loss.bn_mode groupnorm")
     parser.add_argument("--time-cond", action="store_true", help="let M know t (loss.m_time_cond)")
     return parser

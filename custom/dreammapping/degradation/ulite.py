@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from .batch_norm import WholeBatchNorm2d
 
 STEM_WIDTH = 16
-"""The published width at full resolution, for latents of four channels."""
+"""The published width at full resolution."""
 MAX_STAGES = 5
 Norm = Callable[[int], nn.Module]
 
@@ -85,14 +85,14 @@ class Decoder(nn.Module):
 class ULite(nn.Module):
     """[B,channels,h,w] -> the same shape; h and w divisible by 2^stages.
 
-    `width` is that at full resolution, a multiple of 8; None chooses (`choose_width`).
+    `width` is that at full resolution, a multiple of 8; None: the published 16 (`choose_width`).
     """
 
     def __init__(
         self, channels: int = 4, stages: int = MAX_STAGES, norm: Norm = batch_norm, width: int | None = None
     ) -> None:
         super().__init__()
-        widths = [choose_width(channels, width) * 2**i for i in range(stages + 1)]
+        widths = [choose_width(width) * 2**i for i in range(stages + 1)]
         self.stem = nn.Conv2d(channels, widths[0], 7, padding="same")
         self.encoders = nn.ModuleList(Encoder(a, b, norm) for a, b in zip(widths, widths[1:]))
         self.bottleneck = Bottleneck(widths[-1], norm)
@@ -113,15 +113,16 @@ class ULite(nn.Module):
         return self.head(x)
 
 
-def choose_width(channels: int, width: int | None = None) -> int:
-    """The width at full resolution: as given, else the published 16, or twice the latents' channels if that is more.
+def choose_width(width: int | None) -> int:
+    """The width at full resolution: as given, else the published one. Raises ConfigError unless it is a positive
+    multiple of 8.
 
-    All that leaves the network passes a GELU of this width, and to carry a value of either sign takes two of its
-    channels. With 16 for 32 latent channels M could answer for half of the noise at most: |M(e) - eps|^2 stays above 0.5
-    even where e is eps. Raises ConfigError unless it is a positive multiple of 8.
+    All that leaves the network passes a GELU of this width, where a value of either sign takes two channels. So with
+    more than half as many latent channels as this, M cannot pass all of the noise on: at 16 for 32 channels,
+    |M(e) - eps|^2 stays above 0.5 even where e is eps. Measured, that is the better M (docs/vdm.md).
     """
     if width is None:
-        return max(STEM_WIDTH, -(-2 * channels // 8) * 8)
+        return STEM_WIDTH
     if width < 8 or width % 8:
         raise ConfigError(f"loss.width is {width}; it must be a positive multiple of 8, or left out")
     return width

@@ -68,7 +68,7 @@ class VDMSettings:
     stages: int | None = None
     """U-Lite's halvings; None: the paper's five, fewer if the latents are small."""
     width: int | None = None
-    """U-Lite's channels at full resolution; None: the paper's 16, more if the latents have more than eight channels."""
+    """U-Lite's channels at full resolution; None: the published 16."""
     linear_init: Literal["ones", "normal"] = "ones"
     bn_mode: Literal["train", "eval", "groupnorm"] = "train"
     """Normalization in M: batch statistics always; running statistics for the residual; or GroupNorm."""

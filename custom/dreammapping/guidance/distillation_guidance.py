@@ -69,11 +69,11 @@ class DreamMappingGuidance(BaseModule):
         """Rows of the U-Net's batch (views times prompts) at a time; 0: all."""
         compile_unet: Any = False
         """false, true, or a mode of torch.compile: default, max-autotune-no-cudagraphs. Kept for later starts."""
-        cuda_graphs: bool = False
+        cuda_graphs: bool = True
         """On CUDA, launch the network, and what VDM trains, as recordings of their kernels (replay.py)."""
-        fuse_projections: bool = False
+        fuse_projections: bool = True
         """On CUDA, fewer and larger matrix products in the U-Net's attention."""
-        fast_encoder: bool = False
+        fast_encoder: bool = True
         """On CUDA in 16 bits, the VAE's encoder and its gradient by kernels of our own. Same latents, up to rounding."""
         tiny_encoder: dict = field(default_factory=dict)
         """`model` (madebyollin/taesd or another AutoencoderTiny made for the teacher) encodes in steps below

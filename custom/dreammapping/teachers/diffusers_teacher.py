@@ -121,7 +121,8 @@ class DiffusersTeacher:
         if device.type == "cuda":
             _use_plain_vae_attention(self.vae)
         whole = not (options.attention_slicing or options.cpu_offload)
-        if device.type == "cuda" and options.fuse_projections and whole:
+        fused = self.denoiser.project is not None  # its weights have stayed where they were
+        if whole and (fused or device.type == "cuda" and options.fuse_projections):
             self.denoiser.fuse_projections()
         if self._compile_mode is not None:
             self.denoiser.run = Compiled(self.network, self._compile_mode)

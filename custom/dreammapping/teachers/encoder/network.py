@@ -36,9 +36,9 @@ class Unsupported(Exception):
 class Layout:
     """Choices that change speed only; benchmarks/encoder.py measures them."""
 
-    widened_downsampling: bool = False
+    widened_downsampling: bool = True
     """See pieces.Downsampling."""
-    flipped_gradients: bool = False
+    flipped_gradients: bool = True
     """See pieces.Convolution."""
 
 

@@ -16,14 +16,14 @@ from .arithmetic import Moments, Norm
 class Launch:
     """How the work is cut up."""
 
-    tile: int = 4096
+    tile: int = 2048
     """Elements a program holds at a time: rows times channels, rounded up to a power of two."""
-    warps: int = 8
+    warps: int = 4
     programs: int = 1024
     """Programs that a sum over all images is spread over, about."""
     longest: int = 256
     """Runs per image at most: the second kernel takes all of them at once."""
-    stages: int = 1
+    stages: int = 3
     """Tiles of a run that are on their way at a time; above 1 they come through shared memory."""
 
 
