@@ -16,7 +16,7 @@ FIRST = ("sphere", "shap-e")
 """The two that everything is compared with; they run first."""
 CONFIGS = "custom/dreammapping/configs"
 STEPS = 500
-"""Of the embedded preset."""
+"""What a start from nothing takes; twice the embedded preset's."""
 LOOK_VIEWS, FINAL_VIEWS = 8, 24
 """Sides from which the object is looked at on the way, and at the end (every 15 degrees)."""
 SIZE = 128
