@@ -49,6 +49,9 @@ class CudaRecorder:
         return device.type == "cuda"
 
     def warm_up(self, function: Callable[[], Any]) -> None:
+        # What direct calls have left in torch's cache serves neither this stream nor the recording's pool, but the driver
+        # counts it as in use. The recording itself empties the cache once more, of what is used here.
+        torch.cuda.empty_cache()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -184,6 +187,7 @@ class _TwoWay(_Recording):
         self._wanted = [x for x in self._inputs if x.requires_grad]
         self.carries = [y.requires_grad for y in self._forward()]
         self._gradients = [torch.ones_like(y, memory_format=torch.contiguous_format) for y in self._roots()]
+        self._live = ()  # its memory is not to be held beside that of the warming up
         recorder.warm_up(lambda: (self._forward(), self._backward()))
         self._live = ()  # as in _forward: the recording has a stream of its own
         pool = recorder.pool(shared=False)

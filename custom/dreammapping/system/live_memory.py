@@ -8,7 +8,7 @@ What it cannot see: scratch space inside kernels and the allocator's rounding.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Context in which the bytes of tensors made inside it are counted; views count once."""
+    """Context in which the bytes of tensors made inside it are counted; views count once, and those of tensors from
+    outside not at all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,23 +34,29 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        # What is used for the first time comes from outside, and so does every view of it.
+        for storage in _storages((args, kwargs)):
+            self._count(storage, 0)
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._count(leaf.untyped_storage())
+        for storage in _storages(result):
+            self._count(storage, storage.nbytes())
         return result
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
+    def _count(self, storage: torch.UntypedStorage, size: int) -> None:
         key = storage._cdata
         if key in self._known:
             return
-        self._known[key] = storage.nbytes()
-        self.now += storage.nbytes()
+        self._known[key] = size
+        self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
         self.now -= self._known.pop(key)
+
+
+def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
+    return (leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
 
 
 class FusedAttention(TorchFunctionMode):
@@ -64,8 +71,8 @@ class FusedAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def peak_bytes(work: Callable[[], Any]) -> int:
-    """Most bytes of tensors alive at once while `work()` runs, of those it makes itself."""
+def peak_bytes(work: Callable[..., Any], *inputs: Any) -> int:
+    """Most bytes of tensors alive at once while `work(*inputs)` runs, of those it makes itself."""
     with FusedAttention(), LiveBytes() as live:
-        work()
+        work(*inputs)
     return live.peak

@@ -18,7 +18,8 @@ BYTES_PER_NUMBER = 4
 def announce(system: Any) -> None:
     """Log the estimate of a run on a CUDA device; nothing elsewhere, nor for parts that are not known here."""
     device, data = system.device, getattr(system.trainer, "datamodule", None)
-    setup = setup_of(system, getattr(data, "train_dataset", None)) if device.type == "cuda" else None
+    steps = getattr(system.trainer, "max_steps", None)
+    setup = setup_of(system, getattr(data, "train_dataset", None), steps) if device.type == "cuda" else None
     if setup is None:
         return
     teacher = system.guidance.teacher
@@ -47,10 +48,10 @@ def describe(teacher: Any, operator: Any, setup: Setup, dtype: torch.dtype, avai
     return "\n".join([f"{text}. That will not fit. Options with the same result, see docs/memory.md:", *helps])
 
 
-def setup_of(system: Any, data: Any) -> Setup | None:
+def setup_of(system: Any, data: Any, steps: int | None = None) -> Setup | None:
     """What the estimate has to know, or None where it is not Gaussians from views by a model in diffusers' layout.
 
-    `data` is the dataset of training cameras.
+    `data` is the dataset of training cameras, `steps` the run's length if it is known.
     """
     teacher = getattr(getattr(system, "guidance", None), "teacher", None)
     geometry = system.geometry
@@ -60,17 +61,23 @@ def setup_of(system: Any, data: Any) -> Setup | None:
         return None
     settings, now = geometry.densification.settings, sum(p.numel() for p in geometry.parameters())
     most = geometry.count if settings.type == "none" else settings.cap_max
-    cfg = system.guidance.cfg
+    cfg, options = system.guidance.cfg, teacher.options
+    views, *further = sorted({-(-size // process_count()) for size in data.batch_sizes}, reverse=True)
+    tiny = options.tiny_encoder
     return Setup(
-        views=-(-max(data.batch_sizes) // process_count()),
+        views=views,
+        further_views=tuple(further),
         height=max(data.heights),
         width=max(data.widths),
         gaussians=most,
         scene_bytes=BYTES_PER_NUMBER * now * most // max(geometry.count, 1),
         prompts=4 if getattr(system.prompt_utils, "use_perp_neg", False) else 2,
         encode_slice=getattr(cfg, "encode_slice", 0),
-        unet_slice=teacher.options.unet_slice,
-        cpu_offload=teacher.options.cpu_offload,
+        unet_slice=options.unet_slice,
+        cpu_offload=options.cpu_offload,
+        fast_encoder=teacher.encodes_fast,
+        cuda_graphs=options.cuda_graphs and teacher.device.type == "cuda",
+        tiny_encoder=tiny.wanted and steps is not None and 0 < steps <= tiny.until_step,
     )
 
 

@@ -108,8 +108,7 @@ class DiffusersTeacher:
         """Move; the weights' type follows the device (never float16 on a CPU)."""
         device, options = torch.device(device), self.options
         self.dtype = weights_dtype(device, options)
-        overflows = self.denoiser.upcasts_vae and self.vae.config.get("force_upcast")
-        self.vae_dtype = torch.float32 if overflows and self.dtype == torch.float16 else self.dtype
+        self.vae_dtype = self.dtype_of_vae(self.dtype)
         for part, dtype in ((self.network, self.dtype), (self.vae, self.vae_dtype)):
             if options.cpu_offload and device.type != "cpu":
                 _offload(part if part.dtype == dtype else part.to(dtype), device)
@@ -139,6 +138,21 @@ class DiffusersTeacher:
             self._tiny_encoder.to(device, self.dtype)
         self.device = device
         return self
+
+    def dtype_of_vae(self, dtype: torch.dtype) -> torch.dtype:
+        """The VAE's type beside a network in `dtype`."""
+        overflows = self.denoiser.upcasts_vae and self.vae.config.get("force_upcast")
+        return torch.float32 if overflows and dtype == torch.float16 else dtype
+
+    @property
+    def encodes_fast(self) -> bool:
+        """Whether the VAE's encoder runs by kernels of our own."""
+        return self._fast_encoder is not None
+
+    @property
+    def tiny_encoder(self) -> TinyEncoder | None:
+        """What encodes in the first steps, if anything does."""
+        return self._tiny_encoder
 
     def adopt(self, tiny: TinyEncoder) -> None:
         """Encode with `tiny` while `step` is below options.tiny_encoder.until_step. TeacherError if its latents are not

@@ -14,9 +14,10 @@ from dreammapping.system.live_memory import LiveBytes, peak_bytes
 from dreammapping.system.memory_estimate import GIB, Setup, estimate, helpful_options
 from dreammapping.system.memory_report import describe, setup_of
 from dreammapping.teachers import DiffusersTeacher, TeacherOptions
-from torch.autograd.profiler_util import MEMORY_EVENT_NAME
+from dreammapping.teachers.encoder import FrozenEncoder, TinyEncoderOptions
 from torch.nn import functional as F
 
+from tests.helpers.allocated import allocated_peak
 from tests.helpers.tiny_teacher import make_tiny_teacher
 
 SETUP = Setup(views=4, height=32, width=32, gaussians=100, scene_bytes=5600)
@@ -25,18 +26,6 @@ SETUP = Setup(views=4, height=32, width=32, gaussians=100, scene_bytes=5600)
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     return DiffusersTeacher.load(str(make_tiny_teacher(tmp_path_factory.mktemp("teacher") / "tiny", image_size=64)))
-
-
-def allocated_peak(work):
-    """Most bytes that torch's CPU allocator had handed out at once during `work()`, by the profiler."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        work()
-    peak = now = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == MEMORY_EVENT_NAME:
-            now += event.nbytes()
-            peak = max(peak, now)
-    return peak
 
 
 def test_bytes_are_counted_once_and_until_they_are_freed():
@@ -49,6 +38,14 @@ def test_bytes_are_counted_once_and_until_they_are_freed():
         assert live.now == 6000 and len(view) == 2  # the view keeps all of it
         del view, b
         assert live.now == 0 and live.peak == 6000
+
+
+def test_what_was_there_before_is_not_counted_nor_are_its_views():
+    layer, x = torch.nn.Linear(1000, 10, device="meta"), torch.empty(1, 1000, device="meta")
+    with LiveBytes() as live:
+        y = layer(x)  # which turns the weights round
+        weights = layer.weight.detach()
+        assert live.now == y.nbytes == 40 and len(weights) == 10
 
 
 def test_the_tally_equals_an_allocators_peak(tmp_path):
@@ -113,6 +110,18 @@ def test_options_come_in_order_and_each_saves_more(teacher):
     assert found[-1][0].endswith("system.guidance.enable_sequential_cpu_offload=true")
 
 
+def test_options_help_with_recordings_too(teacher):
+    setup = replace(SETUP, fast_encoder=True, cuda_graphs=True)
+    whole = estimate(teacher, None, setup, torch.float16)
+    found = list(helpful_options(teacher, None, setup, torch.float16))
+    peaks = [whole.peak, *(less.peak for _, less in found)]
+    assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks) > 3
+    half = found[0][1]
+    assert found[0][0] == "system.guidance.encode_slice=2"
+    assert half.parts["recordings"] < whole.parts["recordings"] / 2  # the encoder is not recorded then
+    assert half.parts["networks at work"] > whole.parts["networks at work"]
+
+
 def test_what_is_said(teacher):
     peak = estimate(teacher, None, SETUP, torch.float32).peak
     fits = describe(teacher, None, SETUP, torch.float32, 80 * GIB)
@@ -143,8 +152,29 @@ def system_of(teacher, **guidance):
 def test_the_setup_of_a_system(teacher):
     system = system_of(teacher, encode_slice=2)
     data = system.trainer.datamodule.train_dataset
-    assert setup_of(system, data) == Setup(8, 512, 512, 200, 200 * 14 * 4, prompts=4, encode_slice=2)
+    setup = Setup(8, 512, 512, 200, 200 * 14 * 4, prompts=4, further_views=(4,), encode_slice=2)
+    assert setup_of(system, data) == setup
     assert setup_of(system_of(SimpleNamespace()), data) is None and setup_of(system, None) is None
+
+
+def test_on_cuda_the_setup_says_what_is_fast_and_what_is_recorded(tmp_path):
+    graphs = {flag: TeacherOptions(cuda_graphs=flag) for flag in (True, False)}
+    for flag, options in graphs.items():
+        teacher = DiffusersTeacher.load(str(make_tiny_teacher(tmp_path)), options)
+        system = system_of(teacher)
+        data = system.trainer.datamodule.train_dataset
+        assert not setup_of(system, data).cuda_graphs and not setup_of(system, data).fast_encoder
+        teacher.device, teacher._fast_encoder = torch.device("cuda"), FrozenEncoder(teacher.vae)
+        found = setup_of(system, data)
+        assert found.fast_encoder and found.cuda_graphs is flag and not found.tiny_encoder
+
+
+@pytest.mark.parametrize(("steps", "always"), [(None, False), (100, True), (101, False), (-1, False)])
+def test_a_tiny_encoder_counts_if_it_encodes_to_the_end(tmp_path, steps, always):
+    teacher = DiffusersTeacher.load(str(make_tiny_teacher(tmp_path)))
+    teacher.options.tiny_encoder = TinyEncoderOptions("taesd", until_step=100)
+    system = system_of(teacher)
+    assert setup_of(system, system.trainer.datamodule.train_dataset, steps).tiny_encoder is always
 
 
 def test_an_estimate_never_stops_a_run(monkeypatch, caplog, teacher):
