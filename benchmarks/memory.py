@@ -1,12 +1,14 @@
 """GPU memory of the paper's setting, estimated and measured, with the options for smaller cards.
 
     python benchmarks/memory.py             # CUDA: 4 views of 512 x 512, random weights of SD 2.1-base's shapes
-    python benchmarks/memory.py --quick     # fewer iterations and variants
+    python benchmarks/memory.py --quick     # fewer iterations and variants, none of them compiled
     python benchmarks/memory.py --tiny      # any device: a miniature teacher, to see that everything runs
 
-Each variant is run in turn; one that fails is reported with its error. Two peaks are measured: what torch's allocator
-reserved, and what the process took of the device as the driver counts it (others on the GPU would be counted, too). The
-variants for 16, 12 and 8 GB cards run under a limit, so that they show that they fit.
+Each variant is run in turn, from loading the teacher to steps after all recordings (CUDA graphs) are made; one that
+fails is reported with its error. Measured are the peak that torch's allocator had reserved, the memory of recordings
+included, and with it the process's peak: what the driver counts beside the allocator is added (of others on the GPU, too).
+What is allocated leaves out what recordings keep. The variants for 12, 8 and 6 GB cards run under a limit, so that they
+show that they fit.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "custom"), str(ROOT / "benchmarks"), str(ROOT / "tests" / "helpers")]
+sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
-import dreammapping  # noqa: E402, F401  registers its classes
 import threestudio  # noqa: E402
+from benchmarks.stepping import COMPILED, EAGER, random_sd21, tiny_teacher  # noqa: E402
 from dreammapping.evaluation.resources import device_name  # noqa: E402
 from dreammapping.system.memory_estimate import CONTEXT_BYTES, GIB, estimate  # noqa: E402
 from dreammapping.system.memory_report import operator_of, setup_of  # noqa: E402
@@ -38,29 +40,26 @@ from threestudio.utils.misc import get_device  # noqa: E402
 
 CONFIG = ROOT / "custom" / "dreammapping" / "configs" / "vdm-gs.yaml"
 
+HALF, SMALLER = ["system.guidance.encode_slice=2"], ["system.guidance.encode_slice=1", "system.guidance.unet_slice=4"]
+MANY = ["system.geometry.init.num_points=500000"]
 VARIANTS: dict[str, tuple[float, list[str]]] = {
     "default": (0, []),
-    "16 GB: default": (16, []),
-    "encode_slice 2": (0, ["system.guidance.encode_slice=2"]),
+    "everything off": (0, [*EAGER]),
+    "no recordings": (0, ["system.guidance.cuda_graphs=false"]),
+    "encode_slice 2": (0, HALF),
     "encode_slice 1": (0, ["system.guidance.encode_slice=1"]),
-    "12 GB": (12, ["system.guidance.encode_slice=2", "system.guidance.unet_slice=4"]),
-    "8 GB": (8, ["system.guidance.encode_slice=1", "system.guidance.unet_slice=4"]),
-    "8 GB: 500k Gaussians": (
-        8,
-        ["system.guidance.encode_slice=1", "system.guidance.unet_slice=4", "system.geometry.init.num_points=500000"],
-    ),
-    "offload": (
-        0,
-        [
-            "system.guidance.encode_slice=1",
-            "system.guidance.unet_slice=4",
-            "system.guidance.enable_sequential_cpu_offload=true",
-        ],
-    ),
+    "12 GB: default": (12, []),
+    "8 GB": (8, HALF),
+    "8 GB: 500k Gaussians": (8, [*HALF, *MANY]),
+    "6 GB": (6, SMALLER),
+    "offload": (0, [*SMALLER, "system.guidance.enable_sequential_cpu_offload=true"]),
+    "compiled U-Net": (0, [COMPILED]),
 }
-"""Name -> GB of the card it is for (0: no limit) and overrides."""
+"""Name -> GB of the card it is for (0: no limit) and overrides. What is not said is as it is by default."""
 
-QUICK = ("default", "encode_slice 1", "12 GB", "8 GB")
+QUICK = ("default", "everything off", "no recordings", "8 GB", "6 GB")
+WARM_UP = 4
+"""Steps until the recordings are made and have been used."""
 RESERVED_BY_THE_DRIVER = 0.06
 """Share of a card's memory that programs do not get."""
 
@@ -87,18 +86,20 @@ class Run:
 
 def variant(config: Any, device: torch.device, iterations: int) -> dict[str, Any]:
     """Estimated and measured bytes, and the median of the milliseconds of an iteration."""
+    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else None
     run = Run(config, device)
     setup = setup_of(run.system, run.data)
     guessed = estimate(
         run.system.guidance.teacher, operator_of(run.system), setup,
         weights_dtype(device, run.system.guidance.teacher.options),
     )  # fmt: skip
-    for _ in range(3):
+    for _ in range(WARM_UP):
         run.step()
     times = [timed(run.step, device) for _ in range(iterations)]
     return {
         "estimate": guessed.peak,
         "parts": guessed.parts,
+        "held_before": held,
         **measured_bytes(device),
         "milliseconds": times,
         "median_ms": statistics.median(times),
@@ -121,15 +122,14 @@ def timed(work: Any, device: torch.device) -> float:
 
 
 def measured_bytes(device: torch.device) -> dict[str, int | None]:
-    """Peaks of torch's allocator, and what the device has given away now; None without CUDA."""
+    """Peaks of torch's allocator, and of all that the device has given away; None without CUDA."""
     if device.type != "cuda":
         return {"allocated": None, "reserved": None, "process": None}
     free, total = torch.cuda.mem_get_info(device)
-    return {
-        "allocated": torch.cuda.max_memory_allocated(device),
-        "reserved": torch.cuda.max_memory_reserved(device),
-        "process": total - free,
-    }
+    beside = total - free - torch.cuda.memory_reserved(device)  # context and libraries, which stay
+    reserved = torch.cuda.max_memory_reserved(device)
+    allocated = torch.cuda.max_memory_allocated(device)
+    return {"allocated": allocated, "reserved": reserved, "process": reserved + beside}
 
 
 def limit(device: torch.device, gigabytes: float) -> None:
@@ -146,17 +146,6 @@ def fresh(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def teacher_folder(folder: Path, tiny: bool) -> Path:
-    """Random weights, of SD 2.1-base's shapes or of a miniature."""
-    if tiny:
-        from tiny_teacher import make_tiny_teacher
-
-        return make_tiny_teacher(folder)
-    from iteration import random_sd21
-
-    return random_sd21(folder)
 
 
 def overrides(teacher: Path, tiny: bool) -> list[str]:
@@ -197,9 +186,11 @@ def main() -> None:
     iterations = 3 if options.quick or options.tiny else options.iterations
     report: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, "variants": {}}
     options.output.parent.mkdir(parents=True, exist_ok=True)
+    print(f"variants: {', '.join(names)}")
     print(f"  {'GiB':22} estim. process    off  reserved alloc.      ms", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        teacher = teacher_folder(Path(scratch) / "teacher", options.tiny)
+        folder = Path(scratch) / "teacher"
+        teacher = tiny_teacher(folder) if options.tiny else random_sd21(folder, device)
         for name in names:
             gigabytes, own = VARIANTS[name]
             own = [o for o in own if not (options.tiny and "num_points" in o)]

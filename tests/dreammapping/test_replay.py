@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
-from dreammapping.replay import Replayed
+from dreammapping.replay import WARM_UP, CudaRecorder, Replayed
 
 from tests.helpers.recorder import PlayedRecorder
 
@@ -145,6 +149,33 @@ def test_elsewhere_than_on_cuda_the_function_itself_is_called():
     replayed = Replayed(lambda x: calls.append(1) or (x,), "it", after=0)
     x = torch.ones(2)
     assert replayed(x)[0] is x and replayed(x)[0] is x and len(calls) == 2
+
+
+def test_what_direct_calls_left_in_the_cache_is_given_back_before_warming_up(monkeypatch):
+    """Otherwise the driver counts it beside the warming up, which runs on another stream."""
+    told, stream = [], SimpleNamespace(wait_stream=lambda other: None)
+    fakes = {"Stream": lambda: stream, "current_stream": lambda: stream, "stream": lambda s: nullcontext()}
+    for name, fake in (fakes | {"empty_cache": lambda: told.append("emptied")}).items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    CudaRecorder().warm_up(lambda: told.append("run"))
+    assert told == ["emptied", *["run"] * WARM_UP]
+
+
+def test_nothing_of_an_earlier_call_is_held_while_warming_up():
+    kept = []
+
+    class Recorder(PlayedRecorder):
+        def warm_up(self, function):
+            assert len(kept) == 1 and kept[0]() is None
+            super().warm_up(function)
+
+    def function(x):
+        y = x.exp()
+        kept.append(weakref.ref(y))
+        return (y,)
+
+    replayed = Replayed(function, "it", after=0, differentiable=True, recorder=Recorder())
+    assert replayed(torch.ones(3, requires_grad=True))[0].requires_grad and not replayed.gave_up
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
