@@ -48,6 +48,17 @@ def test_answers_and_gradients_are_the_networks_own(folder):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-6)  # the answers themselves are rounded to float32
 
 
+def test_a_network_that_has_been_moved_is_fused_again(folder):
+    """The fused weights do not move by themselves; a change of type is a move that a CPU knows."""
+    teacher = DiffusersTeacher.load(str(folder), TeacherOptions())
+    teacher.denoiser.fuse_projections()
+    before = ask(teacher)[2]["cond"]
+    teacher.options.bfloat16_on_cpu = True
+    after = ask(teacher.to("cpu"))[2]["cond"]
+    assert teacher.network.dtype == torch.bfloat16
+    assert 0 < (after - before).norm() < 0.1 * before.norm()
+
+
 def test_weights_are_shared(folder):
     teacher = teacher_of(folder)
     teacher.denoiser.fuse_projections()
