@@ -38,32 +38,34 @@ def as_markdown(report: Report) -> str:
 
 
 def as_json(report: Report) -> str:
-    """Everything but the features: plan, protocol, rows with intervals, every asset's values."""
-    assets = [
-        {
-            "representation": a.representation, "method": a.method, "prompt": a.prompt, "seed": a.seed, "run": a.name,
-            "values": a.values, "costs": a.cost,
-        }  # fmt: skip
-        for a in report.results.assets
-    ]
+    """Everything but the features: plan, protocol, rows with intervals, and every asset's values as a row of `assets`, with `columns`."""
+    columns, assets = _assets(report)
     content = {
         "title": report.plan.title, "plan": _plain(report.plan), "protocol": report.protocol, "devices": report.devices, "workers": report.workers,
-        "methods": report.rows, "failed": report.results.failed, "missing": report.results.missing, "assets": [],
+        "methods": report.rows, "failed": report.results.failed, "missing": report.results.missing, "columns": columns, "assets": [],
     }  # fmt: skip
-    lines = ",\n".join(f"  {json.dumps(_plain(asset))}" for asset in assets)
+    lines = ",\n".join(f"  {json.dumps(asset)}" for asset in assets)
     return json.dumps(_plain(content), indent=1).replace('"assets": []', f'"assets": [\n{lines}\n ]') + "\n"
 
 
 def as_csv(report: Report) -> str:
     """A line for each asset: what it is, all values, all costs."""
-    keys = sorted({key for asset in report.results.assets for key in asset.values})
+    columns, assets = _assets(report)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["representation", "method", "prompt", "seed", "run", *keys, *COST_NAMES])
-    for a in report.results.assets:
-        values = [a.values.get(key, "") for key in keys] + [a.cost.get(key, "") for key in COST_NAMES]
-        writer.writerow([a.representation, a.method, a.prompt, a.seed, a.name, *(_rounded(v) for v in values)])
+    writer.writerow(columns)
+    writer.writerows(assets)
     return file.getvalue()
+
+
+def _assets(report: Report) -> tuple[list[str], list[list[Any]]]:
+    """What the columns are, and a row for each asset; None where it has no such value."""
+    keys = sorted({key for asset in report.results.assets for key in asset.values})
+    rows = []
+    for a in report.results.assets:
+        values = [a.values.get(key) for key in keys] + [a.cost.get(key) for key in COST_NAMES]
+        rows.append([a.representation, a.method, a.prompt, a.seed, a.name, *(_rounded(v) for v in values)])
+    return ["representation", "method", "prompt", "seed", "run", *keys, *COST_NAMES], rows
 
 
 def _row(cells: list[str]) -> list[str]:
