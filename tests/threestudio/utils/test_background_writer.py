@@ -45,23 +45,34 @@ def test_jobs_are_done_in_order_and_elsewhere(writer):
 def test_what_is_held_is_bounded(writer, sizes, waits):
     gate, done = threading.Event(), []
     writer.put("a", lambda: (gate.wait(60), done.append("a")), sizes[0])
-    second = threading.Thread(target=writer.put, args=("b", lambda: done.append("b"), sizes[1]))
+    second = threading.Thread(target=writer.put, args=("b", lambda: done.append("b"), sizes[1]), daemon=True)
     second.start()
     second.join(0.3 if waits else 60)
     assert second.is_alive() == waits
     gate.set()
-    second.join()
+    second.join(60)
+    assert not second.is_alive()
     writer.flush()
     assert done == ["a", "b"]
 
 
 def test_memory_is_given_back_also_by_failures(writer):
-    for _ in range(5):
-        writer.put("a", fails(OSError()), size=10)
-        with pytest.raises(RuntimeError):
-            writer.put("b", int, size=10)
-    writer.put("c", int, size=10)
-    writer.flush()
+    raised = []
+
+    def work():
+        for _ in range(5):
+            writer.put("a", fails(OSError()), size=10)
+            try:
+                writer.put("b", int, size=10)
+            except RuntimeError as error:
+                raised.append(error)
+        writer.put("c", int, size=10)
+        writer.flush()
+
+    thread = threading.Thread(target=work, daemon=True)  # which would wait for ever
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive() and len(raised) == 5
 
 
 @pytest.mark.parametrize("call", ["flush", "close", "put"])

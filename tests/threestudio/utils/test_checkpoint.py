@@ -244,12 +244,13 @@ def test_what_waits_for_the_disk_is_bounded(tmp_path, later, monkeypatch):
             later.save_checkpoint(content(), str(tmp_path / f"{number}.ckpt"))  # some 6,000 bytes
             saved.append(number)
 
-    thread = threading.Thread(target=save)
+    thread = threading.Thread(target=save, daemon=True)
     thread.start()
     thread.join(0.5)
     assert 1 <= len(saved) < 4 and thread.is_alive()
     later.gate.set()
-    thread.join()
+    thread.join(60)
+    assert len(saved) == 4
     later.teardown()
     assert len(files(tmp_path)) == 4
 
