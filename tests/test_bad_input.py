@@ -17,6 +17,7 @@ from tiny_teacher import make_tiny_teacher  # noqa: E402
 
 import launch  # noqa: E402
 import threestudio  # noqa: E402
+from threestudio.utils.checkpoint import AtomicCheckpointIO  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -157,16 +158,19 @@ def test_a_point_file_with_holes(teacher, tmp_path, capsys, bad):
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(teacher, tmp_path, capsys, monkeypatch):
-    save, saves = torch.save, []
+    place, placed = AtomicCheckpointIO._place, []
 
-    def filling(value, file, *args, **kwargs):
-        saves.append(file)
-        if len(saves) > 2:  # the first step's checkpoint and its twin `last` fit
-            file.write(b"half a checkpo")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return save(value, file, *args, **kwargs)
+    def filling(self, path, fill):
+        placed.append(path)
+        if len(placed) > 2:  # the first step's checkpoint and its twin `last` fit
 
-    monkeypatch.setattr(torch, "save", filling)
+            def fill(stream):
+                stream.write(b"half a checkpo")
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        place(self, path, fill)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "_place", filling)
     assert run("--train", teacher, tmp_path, steps=3) == 2
     assert "disk is full" in message(capsys)
     folder = tmp_path / "run" / "small" / "ckpts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -29,6 +30,23 @@ class DuplicateNameError(RegistryError, ValueError):
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be read or written."""
+
+
+class WriteError(UserError, OSError):
+    """A file cannot be written."""
+
+    @classmethod
+    def of(cls, path: str, error: OSError) -> WriteError:
+        """What to tell the user of the operating system's `error`."""
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+            return cls(
+                f"The disk is full while {path} was written. Free some space, then resume the run from its last "
+                "checkpoint."
+            )
+        return cls(
+            f"{path} cannot be written: {error.strerror or error}. Look at the folder's permissions and at the disk, "
+            "then resume the run from its last checkpoint."
+        )
 
 
 class PretrainedError(UserError, OSError):

@@ -34,7 +34,7 @@ from threestudio.utils.callbacks import (
     CustomProgressBar,
     RunCheckpoint,
 )
-from threestudio.utils.checkpoint import AtomicCheckpointIO, checkpoint_progress
+from threestudio.utils.checkpoint import BackgroundCheckpointIO, checkpoint_progress
 from threestudio.utils.config import (
     config_to_primitive,
     finish_config,
@@ -294,7 +294,7 @@ def build_trainer(
             callbacks=callbacks,
             logger=loggers or False,
             inference_mode=False,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[BackgroundCheckpointIO()],
             **settings,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:

@@ -12,6 +12,7 @@ import threestudio
 from threestudio.errors import CheckpointError
 from threestudio.systems.utils import check_all_trained, parse_optimizer, parse_scheduler
 from threestudio.utils.base import Updateable, update_all, update_all_end
+from threestudio.utils.callbacks import BackgroundPictures
 from threestudio.utils.checkpoint import read_checkpoint
 from threestudio.utils.config import parse_structured
 from threestudio.utils.misc import C, cleanup, find_last_path
@@ -93,9 +94,9 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
         return result
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """The keeper of the random numbers; without it a resumed run would draw others."""
-        present = any(isinstance(callback, TrainingRandomState) for callback in self.trainer.callbacks)
-        return [] if present else [TrainingRandomState()]
+        """The keeper of the random numbers, without which a resumed run would draw others, and that of the pictures."""
+        present = {type(callback) for callback in self.trainer.callbacks}
+        return [kind() for kind in (TrainingRandomState, BackgroundPictures) if kind not in present]
 
     # ---- where the run stands ----
 

@@ -19,8 +19,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 import threestudio
+from threestudio.utils.checkpoint import BackgroundCheckpointIO
 from threestudio.utils.config import dump_config
 from threestudio.utils.files import write_atomic
+from threestudio.utils.misc import barrier
 
 _LARGEST_SNAPSHOT_FILE = 4 * 2**20  # bytes; code is smaller, weights are larger
 
@@ -134,6 +136,33 @@ class RunCheckpoint(ModelCheckpoint):
         finished = trainer.global_step >= trainer.max_steps > 0
         if finished and self.save_last and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        if isinstance(trainer.strategy.checkpoint_io, BackgroundCheckpointIO):
+            # Lightning's own teardown comes after hooks that a broken GPU may keep from ending.
+            trainer.strategy.checkpoint_io.finish_quietly()
+
+
+class BackgroundPictures(Callback):
+    """Has the system's pictures written by a thread, except in an export; when a stage ends, however, all are there."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage in ("fit", "validate", "test"):
+            pl_module.write_pictures_in_background()
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.finish_pictures()  # before the system makes a video of them, on whichever process it does
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.finish_pictures()
+        barrier()  # the first process lists what all have written
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        pl_module.write_pictures_at_once(quietly=True)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pl_module.write_pictures_at_once()
 
 
 class CustomProgressBar(TQDMProgressBar):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
 import threestudio
 from threestudio.errors import CheckpointError
+from threestudio.utils.background_writer import BackgroundWriter
 from threestudio.utils.files import atomic_path
+
+WAITING_CHECKPOINTS = 2**30
+"""Bytes of checkpoints that may wait for the disk. A step writes two: its own and `last`."""
 
 _REQUIRED = ("state_dict", "epoch", "global_step")
 
@@ -63,10 +70,14 @@ class AtomicCheckpointIO(CheckpointIO):
         Raises:
             CheckpointError: the disk is full or the folder cannot be written.
         """
+        self._place(path, lambda stream: torch.save(checkpoint, stream))
+
+    def _place(self, path: str, fill: Callable[[BinaryIO], Any]) -> None:
+        """Write the file that `fill` fills; raises as `save_checkpoint`."""
         try:
             with atomic_path(path) as temporary:
                 with open(temporary, "wb") as stream:
-                    torch.save(checkpoint, stream)
+                    fill(stream)
                 self._warn_about_objects(temporary)
         except (OSError, RuntimeError) as error:  # torch's zip writer turns a failed write into a RuntimeError
             raise CheckpointError(_write_message(Path(path), error)) from error
@@ -88,6 +99,43 @@ class AtomicCheckpointIO(CheckpointIO):
                 f"The checkpoint holds objects of {', '.join(sorted(names))}; it cannot be resumed from, "
                 "as loading them could execute code. A state_dict may hold tensors and plain values only."
             )
+
+
+class BackgroundCheckpointIO(AtomicCheckpointIO):
+    """As AtomicCheckpointIO, but a thread writes to the disk.
+
+    `save_checkpoint` serializes into memory, so the file holds what was there at that moment, byte for byte as if it
+    had been written then. Checkpoints are written and removed in the order in which that was asked for, and none is
+    removed after one could not be written. A failure is raised by the next call, at the latest by `teardown`, with
+    which a trainer ends each of its stages.
+    """
+
+    def __init__(self) -> None:
+        self._writer = BackgroundWriter(limit=WAITING_CHECKPOINTS)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str, storage_options: Any = None) -> None:
+        """Have `checkpoint` written; CheckpointError if an earlier one could not be."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        data = content.getbuffer()
+        self._writer.put(str(path), lambda: self._place(path, lambda stream: stream.write(data)), data.nbytes)
+
+    def load_checkpoint(self, path: str, map_location: Any = None, **options: Any) -> dict[str, Any]:
+        """As AtomicCheckpointIO; what is being written is there before."""
+        self._writer.flush()
+        return super().load_checkpoint(path, map_location, **options)
+
+    def remove_checkpoint(self, path: str) -> None:
+        """Have a checkpoint deleted, once the newer ones are on disk."""
+        self._writer.put(str(path), partial(super().remove_checkpoint, path))
+
+    def teardown(self) -> None:
+        """Wait until everything is written. CheckpointError if something could not be."""
+        self._writer.close()
+
+    def finish_quietly(self) -> None:
+        """As `teardown`, for a run that fails already: that a checkpoint could not be written is a warning."""
+        self._writer.close_quietly()
 
 
 def _write_message(path: Path, error: Exception) -> str:

@@ -7,179 +7,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from threestudio.errors import ConfigError, UserError
-from threestudio.utils import glbfile, imaging, objfile, video
+from threestudio.utils import glbfile, objfile, video
 from threestudio.utils.files import atomic_path, write_atomic
+from threestudio.utils.picture_saving import PictureSaverMixin
 
 GRAY_MAPS = ("map_Pm", "map_Pr")
 """Textures with one value per texel."""
 
 
-class SaverMixin:
+class SaverMixin(PictureSaverMixin):
     """Methods to save images, videos, meshes and data below one folder, and to show images to wandb if that is on."""
 
-    _save_dir: str | None = None
-    _wandb_logger: Any = None
-
-    # ---- where ----
-
-    def set_save_dir(self, save_dir: str) -> None:
-        self._save_dir = str(save_dir)
-
-    def get_save_dir(self) -> str:
-        """The folder given to `set_save_dir`; ValueError before that."""
-        if self._save_dir is None:
-            raise ValueError("No save folder yet: call set_save_dir(folder) before saving.")
-        return self._save_dir
-
-    def get_save_path(self, filename: str) -> str:
-        """Absolute path of `filename` in the save folder; folders on the way are created."""
-        path = Path(self.get_save_dir(), filename).absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return str(path)
-
-    # ---- loggers ----
-
-    def create_loggers(self, cfg_loggers: Mapping[str, Any]) -> None:
-        """Build the loggers of a config `{"wandb": {"enable": bool, "project": str, "name": str}}`."""
-        wandb = cfg_loggers.get("wandb")
-        if not wandb or not wandb.get("enable"):
-            return
-        try:
-            from pytorch_lightning.loggers import WandbLogger
-
-            self._wandb_logger = WandbLogger(project=wandb.get("project"), name=wandb.get("name"))
-        except ModuleNotFoundError as error:
-            raise UserError(
-                "loggers.wandb.enable is true, but wandb is not installed. Install it with: pip install wandb"
-            ) from error
-
-    def get_loggers(self) -> list[Any]:
-        return [] if self._wandb_logger is None else [self._wandb_logger]
-
-    def _log_file(self, kind: str, name: str | None, step: int | None, path: str) -> None:
-        if name and self._wandb_logger is not None:
-            import wandb
-
-            item = wandb.Image(path) if kind == "image" else wandb.Video(path, format=Path(path).suffix[1:])
-            wandb.log({name: item, "trainer/global_step": step})
-
-    # ---- conversions ----
-
-    @classmethod
-    def convert_data(cls, data: Any) -> Any:
-        """Tensors to numpy arrays inside lists and dicts. None and arrays pass; anything else is a TypeError."""
-        if data is None or isinstance(data, np.ndarray):
-            return data
-        if isinstance(data, torch.Tensor):
-            data = data.detach()
-            # numpy has no bfloat16, and half precision helps no file format.
-            return (data.float() if data.is_floating_point() and data.element_size() < 4 else data).cpu().numpy()
-        if isinstance(data, list):
-            return [cls.convert_data(item) for item in data]
-        if isinstance(data, dict):
-            return {key: cls.convert_data(value) for key, value in data.items()}
-        raise TypeError(
-            f"convert_data takes None, arrays, tensors, lists and dicts; it was given {type(data).__name__}."
-        )
-
-    # ---- images ----
-
-    def save_image(self, filename: str, img: Any) -> str:
-        """An image [H, W] or [H, W, 3 or 4], uint8 (or uint16 with one channel), as it is."""
-        img = self.convert_data(img)
-        if img.dtype not in (np.uint8, np.uint16):
-            raise UserError(
-                f"save_image: {filename} needs uint8 or uint16; the image is {img.dtype}. See save_rgb_image."
-            )
-        return self._write_image(filename, img)
-
-    def _write_image(self, filename: str, img: np.ndarray) -> str:
-        path = self.get_save_path(filename)
-        picture = Image.fromarray(np.ascontiguousarray(img))
-        options = {"quality": 95} if path.lower().endswith((".jpg", ".jpeg")) else {}
-        with atomic_path(path) as temporary:
-            picture.save(temporary, **options)
-        return path
-
-    def _save_and_log(self, filename: str, img: np.ndarray, name: str | None, step: int | None) -> str:
-        path = self._write_image(filename, img)
-        self._log_file("image", name, step, path)
-        return path
-
-    def save_rgb_image(
-        self,
-        filename: str,
-        img: Any,
-        data_format: str = "HWC",
-        data_range: tuple[float, float] = (0, 1),
-        name: str | None = None,
-        step: int | None = None,
-    ) -> str:
-        """Color image; more than three channels stand side by side in groups of three. uint8 is written as it is."""
-        picture = imaging.rgb_image(self.convert_data(img), data_format, data_range)
-        return self._save_and_log(filename, picture, name, step)
-
-    def save_uv_image(
-        self,
-        filename: str,
-        img: Any,
-        data_format: str = "HWC",
-        data_range: tuple[float, float] = (0, 1),
-        cmap: str = "checkerboard",
-    ) -> str:
-        """Texture coordinates [H, W, 2]; cmap "checkerboard" or "color"."""
-        return self._write_image(filename, imaging.uv_image(self.convert_data(img), data_format, data_range, cmap))
-
-    def save_grayscale_image(
-        self,
-        filename: str,
-        img: Any,
-        data_range: tuple[float, float] | None = None,
-        cmap: str | None = "jet",
-        name: str | None = None,
-        step: int | None = None,
-    ) -> str:
-        """One value per pixel [H, W]; cmap None, "jet", "magma" or "spectral"; without a range, from minimum to
-        maximum."""
-        return self._save_and_log(
-            filename, imaging.grayscale_image(self.convert_data(img), data_range, cmap), name, step
-        )
-
-    def save_image_grid(
-        self,
-        filename: str,
-        imgs: Sequence[Any],
-        align: Any = "max",
-        name: str | None = None,
-        step: int | None = None,
-        texts: Sequence[str] | None = None,
-    ) -> str:
-        """Several images as one; `imgs` and `align` as in `imaging.image_grid`, arrays may be tensors."""
-
-        def converted(item: Any) -> Any:
-            if isinstance(item, (list, tuple)):
-                return [converted(cell) for cell in item]
-            return {**item, "img": self.convert_data(item["img"])}
-
-        grid = imaging.image_grid(converted(imgs), align)
-        if texts:
-            grid = imaging.with_texts(grid, texts)
-        return self._save_and_log(filename, grid, name, step)
-
-    def save_cubemap(
-        self, filename: str, img: Any, data_range: tuple[float, float] = (0, 1), rgba: bool = False
-    ) -> str:
-        """Six faces [6, S, S, C] as a cross, see `imaging.cubemap_image`."""
-        return self._write_image(filename, imaging.cubemap_image(self.convert_data(img), data_range, rgba))
+    # ---- videos ----
 
     def save_img_sequence(
         self,
@@ -202,7 +48,7 @@ class SaverMixin:
             raise ConfigError(f"save_img_sequence: save_format is {save_format!r}; it must be 'mp4' or 'gif'.")
         if not filename.endswith(f".{save_format}"):
             filename += f".{save_format}"
-        folder = Path(self.get_save_dir(), img_dir)
+        folder = Path(self.get_save_dir(), img_dir)  # with all frames in it
         if not folder.is_dir():
             raise UserError(f"save_img_sequence: the folder {folder} does not exist.")
         path = self.get_save_path(filename)
@@ -293,6 +139,7 @@ class SaverMixin:
         if mtl_name is not None:
             textures = {"map_Kd": map_Kd, "map_Ks": map_Ks, "map_Bump": map_Bump, "map_Pm": map_Pm, "map_Pr": map_Pr}
             paths += self._save_material(mtl_name, textures, map_format)
+            self.finish_pictures()
         write_atomic(paths[0], text.encode())  # last, so that a finished .obj always finds its material
         return paths
 

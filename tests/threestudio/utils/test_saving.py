@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +17,8 @@ from PIL import Image
 
 from threestudio.errors import ConfigError, UserError
 from threestudio.models.mesh import Mesh
+from threestudio.utils import picture_saving
+from threestudio.utils.background_writer import BackgroundWriter
 from threestudio.utils.files import atomic_path, write_atomic
 from threestudio.utils.saving import SaverMixin
 
@@ -232,3 +239,126 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path):
             temporary.write_bytes(b"half")
             raise OSError("disk full")
     assert target.read_bytes() == b"old" and [path.name for path in target.parent.iterdir()] == ["a.txt"]
+
+
+# ---- by a thread ----
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Every picture takes a while, so that a file that nobody has waited for is not there."""
+    write = picture_saving._write_picture
+
+    def slowly(*arguments):
+        time.sleep(0.2)
+        write(*arguments)
+
+    monkeypatch.setattr(picture_saving, "_write_picture", slowly)
+
+
+@pytest.fixture
+def later(saver):
+    saver.write_pictures_in_background()
+    yield saver
+    saver.write_pictures_at_once(quietly=True)
+
+
+def save_one_of_each(saver):
+    """All methods for images; what they are given changes right afterwards."""
+    x, array = torch.rand(6, 8, 8, 4, generator=torch.Generator().manual_seed(1)), np.eye(8, dtype=np.uint8)
+    grid = [[{"type": "rgb", "img": x[0], "kwargs": {}}, {"type": "grayscale", "img": x[1, :, :, 0], "kwargs": {}}]]
+    paths = [
+        saver.save_image("image.png", array),
+        saver.save_image("tensor.png", (x[0] * 255).to(torch.uint8)),
+        saver.save_rgb_image("rgb.jpg", x[1].permute(2, 0, 1), "CHW", (-1, 1)),
+        saver.save_rgb_image("bfloat16.png", x[1].bfloat16()),
+        saver.save_uv_image("uv.png", x[2, ..., :2], cmap="color"),
+        saver.save_grayscale_image("gray.png", x[3, :, :, 0]),
+        saver.save_image_grid("grid.png", grid, align=(9, 11), texts=["one"]),
+        saver.save_cubemap("cube.png", x, rgba=True),
+    ]
+    x.zero_()
+    array.fill(7)
+    grid[0].clear()
+    return paths
+
+
+def test_a_thread_writes_the_same_bytes(saver, slow, tmp_path):
+    now = {Path(path).name: Path(path).read_bytes() for path in save_one_of_each(saver)}
+    saver.set_save_dir(tmp_path / "later")
+    saver.write_pictures_in_background()
+    paths = save_one_of_each(saver)
+    assert not any(Path(path).exists() for path in paths)
+    saver.finish_pictures()
+    assert {Path(path).name: Path(path).read_bytes() for path in paths} == now
+    assert len(set(now.values())) == 8
+    saver.write_pictures_at_once()
+    assert Path(saver.save_image("z.png", np.eye(8, dtype=np.uint8))).exists()
+
+
+def test_who_asks_for_the_folder_or_a_video_finds_all_pictures(later, slow):
+    later.save_rgb_image("run/1.png", torch.zeros(8, 8, 3))
+    assert sorted(path.name for path in Path(later.get_save_dir(), "run").iterdir()) == ["1.png"]
+    later.save_rgb_image("run/2.png", torch.ones(8, 8, 3))
+    path = later.save_img_sequence("run", "run", r"(\d+)\.png", save_format="gif")
+    with Image.open(path) as gif:
+        assert gif.n_frames == 2
+
+
+def test_the_later_of_two_pictures_of_one_name_stays(later, slow):
+    for value in (0.0, 1.0):
+        path = later.save_rgb_image("a.png", torch.full((2, 2, 3), value))
+    later.write_pictures_at_once()
+    assert read(path).min() == 255
+
+
+def test_an_obj_finds_its_textures(later, slow):
+    paths = later.save_obj("model", quad(), save_mat=True, save_uv=True, map_Kd=torch.ones(4, 4, 3), map_format="png")
+    assert all(Path(path).exists() for path in paths) and len(paths) == 3
+
+
+def test_wandb_reads_a_file_that_is_there(later, slow, monkeypatch):
+    shown = []
+    wandb = SimpleNamespace(Image=lambda path: read(path).mean(), log=lambda item: shown.append(item))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    later._wandb_logger = object()
+    later.save_rgb_image("a.png", torch.ones(2, 2, 3), name="view", step=3)
+    assert shown == [{"view": 255.0, "trainer/global_step": 3}]
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+@pytest.mark.parametrize(
+    "number, message",
+    [(errno.ENOSPC, "disk is full while .*a.png.*Free some space"), (errno.EACCES, "a.png cannot be.*permissions")],
+)
+def test_a_picture_that_cannot_be_written_says_what_next(saver, monkeypatch, in_background, number, message):
+    def broken(*_args, **_kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Image.Image, "save", broken)
+    if in_background:
+        saver.write_pictures_in_background()
+    with pytest.raises(UserError, match=message):
+        saver.save_rgb_image("a.png", torch.ones(2, 2, 3))
+        saver.write_pictures_at_once()
+    assert list(Path(saver.get_save_dir()).iterdir()) == []
+
+
+def test_a_mistake_found_by_the_thread_names_the_picture(later):
+    later.save_grayscale_image("g.png", torch.ones(2, 2), cmap="plasma")
+    with pytest.raises(UserError, match="g.png: .*plasma"):
+        later.get_save_dir()
+
+
+def test_a_waiting_picture_counts_with_all_it_holds(saver, monkeypatch):
+    sizes, put = [], BackgroundWriter.put
+
+    def counted(self, path, job, size):
+        sizes.append(size)
+        put(self, path, job, size)
+
+    monkeypatch.setattr(BackgroundWriter, "put", counted)
+    saver.write_pictures_in_background()
+    save_one_of_each(saver)
+    saver.write_pictures_at_once()
+    assert sizes == [64, 256, 1024, 512, 512, 256, 1280, 6144] and picture_saving.WAITING_PICTURES < 2**30
