@@ -16,7 +16,7 @@ FIRST = ("sphere", "shap-e")
 """The two that everything is compared with; they run first."""
 CONFIGS = "custom/dreammapping/configs"
 STEPS = 500
-"""What a start from nothing takes; twice the embedded preset's."""
+"""What a start from nothing takes; twice the embedded preset's, whose whole course goes by it."""
 LOOK_VIEWS, FINAL_VIEWS = 8, 24
 """Sides from which the object is looked at on the way, and at the end (every 15 degrees)."""
 SIZE = 128
@@ -47,19 +47,10 @@ def sphere(*further: str, radius: float = 0.45, **settings: Any) -> Variant:
     return Variant(("system.geometry.init.type=sphere", f"system.geometry.init.radius={radius}", *further), **settings)
 
 
-def with_steps(steps: int) -> tuple[str, ...]:
-    """The preset's course in fewer steps: learning rates follow trainer.max_steps by themselves, this is the rest."""
-    share = steps / STEPS
-    whole = {"refine_start_iter": 50, "refine_stop_iter": 450, "refine_every": 50}
-    refine = tuple(f"system.geometry.densification.{key}={round(value * share)}" for key, value in whole.items())
-    noise = f"system.guidance.timesteps.max_step_percent=[0, 0.98, 0.5, {round(400 * share)}]"
-    return (*refine, noise)
-
-
 VARIANTS: dict[str, Variant] = {
     "sphere": sphere(),
     "shap-e": shap_e(),
-    "shap-e-half": shap_e(*with_steps(STEPS // 2), steps=STEPS // 2),
+    "shap-e-half": shap_e(steps=STEPS // 2),
     "shap-e-small": shap_e(radius=0.45),  # as the sphere; the world's objects are larger
     "shap-e-opaque": shap_e("system.geometry.opacity_init=0.5"),
     # ---- the teacher is told more clearly which side it sees ----

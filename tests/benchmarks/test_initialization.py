@@ -69,22 +69,19 @@ def test_every_variant_is_made_of_settings(name, loss, monkeypatch):
         assert parse_settings(InitSettings, config.system.geometry.init, "init").prompt == "a yellow duck"
 
 
-def test_half_the_steps_have_the_whole_course():
-    assert set(grid.with_steps(250)) == {
-        "system.geometry.densification.refine_start_iter=25", "system.geometry.densification.refine_stop_iter=225",
-        "system.geometry.densification.refine_every=25", "system.guidance.timesteps.max_step_percent=[0, 0.98, 0.5, 200]",
-    }  # fmt: skip
-
-
-def test_a_whole_course_is_the_presets():
+@pytest.mark.parametrize("name", ["shap-e", "shap-e-half"])
+def test_the_whole_course_goes_by_the_variants_steps(name):
     from threestudio.utils.config import load_config
     from threestudio.utils.presets import overlay_files
 
     config = ROOT / grid.CONFIGS / "vdm-gs.yaml"
-    plain = load_config(config, *overlay_files(config, "embedded"))
-    again = load_config(config, *overlay_files(config, "embedded"), cli_args=list(grid.with_steps(grid.STEPS)))
-    assert plain.trainer.max_steps == grid.STEPS
-    assert plain.system == again.system
+    told = [argument for argument in grid.Cell(name, "vdm", 1, 0).job(50).arguments if argument.startswith("trainer.max_steps=")]
+    steps = {"shap-e": 500, "shap-e-half": 250}[name]
+    assert told == [f"trainer.max_steps={steps}"]
+    system = load_config(config, *overlay_files(config, "embedded"), cli_args=told).system
+    refinement = [system.geometry.densification[f"refine_{key}"] for key in ("start_iter", "every", "stop_iter")]
+    assert refinement == [steps // 10, steps // 10, 9 * steps // 10]
+    assert system.guidance.timesteps.max_step_percent[3] == 4 * steps // 5 and system.geometry.position_lr[3] == steps
 
 
 # ---- what a run leaves ----

@@ -61,8 +61,15 @@ def test_differences_are_relative_and_judged():
     found = differences(other, eager)
     assert found["gradients"]["a"] == pytest.approx(0.01)
     assert found["parameters"] == pytest.approx({"a": 0.25, "psi": 0.0})
-    assert not verdict(found, on_cuda=True) and not verdict(found, on_cuda=False)
-    assert verdict(differences(eager, eager), on_cuda=False)
+    same = differences(eager, eager)
+    assert verdict({"optimised": same, "eager": same}, on_cuda=False) == []
+    assert len(verdict({"optimised": found, "eager": same}, on_cuda=False)) == 2
+    half = {"gradients": {"a": 0.008}, "parameters": {"a": 0.2, "psi": 0.0}}
+    assert verdict({"optimised": found, "eager": half}, on_cuda=True) == []  # within 1.5 times what half precision costs
+    half["parameters"]["a"] = 0.15
+    assert verdict({"optimised": found, "eager": half}, on_cuda=True) == ["parameters a 2.5e-01"]
+    large = {"gradients": {"a": 0.021}, "parameters": {"a": 0.0, "psi": 0.0}}
+    assert verdict({"optimised": large, "eager": large}, on_cuda=True) == ["gradients a 2.1e-02"]
 
 
 def test_the_plain_steps_gradient_is_that_of_sds(tmp_path):
