@@ -15,7 +15,7 @@ from .plan import Plan
 from .scores import Asset, groups_of
 
 HEAD = """\
-# Each loss's best variant of {title!r} by {metric}; of those that cannot be told from it, the one nearest to the teacher's samples.
+# Each loss's best variant of {title!r} by {metric}; of those that cannot be told from it, the nearest to the teacher's samples; where that cannot be told either, the first.
 # Written by python -m custom.dreammapping.comparison --choose. Do not edit.
 """
 Row = dict[str, Any]
@@ -43,9 +43,11 @@ def choose(plan: Plan, rows: Sequence[Row], assets: Sequence[Asset], metric: str
 
 
 def best_of(rows: Sequence[Row], assets: Sequence[Asset], metric: str) -> Row:
-    """The row with the largest mean of `metric`; the nearest to the teacher's samples of those whose paired difference from it may be nothing.
+    """The first row, a loss as it is, unless another has a larger mean of `metric`, or is nearer to the teacher's samples at a mean that is no smaller, by more
+    than chance explains.
 
-    A score alone likes what is too strong: saturated pictures keep it for long. Without distances the largest mean is taken, of equal ones the first.
+    A score alone likes what is too strong, since saturated pictures keep it for long; a distance alone, what fills as much of the picture as the samples do.
+    Without distances the row with the largest mean is taken.
     """
     best = max(rows, key=lambda row: row["values"][metric].value)
     values = {
@@ -56,7 +58,9 @@ def best_of(rows: Sequence[Row], assets: Sequence[Asset], metric: str) -> Row:
     equal = [row for row, difference in pairs if row is best or (difference is not None and difference.low <= 0.0)]
     if not all(row["distances"] for row in equal):
         return best
-    return min(equal, key=lambda row: next(iter(row["distances"].values())).value)
+    distances = [next(iter(row["distances"].values())) for row in equal]
+    nearest = min(distances, key=lambda distance: distance.value)
+    return next(row for row, distance in zip(equal, distances) if distance is nearest or distance.low <= nearest.high)
 
 
 def write_choices(path: Path, plan: Plan, rows: Sequence[Row], assets: Sequence[Asset], metric: str) -> None:

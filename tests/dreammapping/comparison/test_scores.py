@@ -160,15 +160,23 @@ def test_each_loss_gets_its_best_variant_that_did_not_fail(tmp_path):
         choose(plan, rows, assets, "family")
 
 
-def test_of_variants_that_cannot_be_told_apart_the_nearest_to_the_teacher_is_chosen(tmp_path):
-    near = {"fast": 0.3, "slow": 0.1}
-    for slow, expected in ([0.55, 0.73], "lr=1"), ([0.1, 0.3], "lr=3"):  # equal within the spread; clearly worse
-        plan, rows, assets = rates(tmp_path, {"vdm": {"slow": slow, "fast": [0.6, 0.75]}, "sds": {"slow": [0.2, 0.2], "fast": [0.2, 0.2]}})
-        rows.append({"representation": "gs", "method": TEACHER, "assets": 9, "values": dict(rows[0]["values"]), "distances": {}})
-        assert choose(plan, rows, assets, "family")["gs"]["vdm"] == ["lr=3"]  # nothing is known of distances
-        for row in rows[:-1]:
-            row["distances"] = {"net": Interval(near[row["method"].split(", ")[1]], math.nan, math.nan)}
-        assert choose(plan, rows, assets, "family")["gs"]["vdm"] == [expected]
+@pytest.mark.parametrize(
+    ("slow", "distances_of", "expected"),
+    [
+        ([0.55, 0.73], {"slow": (0.3, 0.28, 0.32), "fast": (0.1, 0.08, 0.12)}, "lr=3"),  # equal within the spread: the nearer
+        ([0.55, 0.73], {"slow": (0.1, 0.08, 0.12), "fast": (0.3, 0.28, 0.32)}, "lr=1"),
+        ([0.55, 0.73], {"slow": (0.3, 0.11, 0.50), "fast": (0.1, 0.08, 0.12)}, "lr=1"),  # nor can that be told: the first
+        ([0.55, 0.73], {"slow": (0.3, math.nan, math.nan), "fast": (0.1, math.nan, math.nan)}, "lr=3"),
+        ([0.1, 0.3], {"slow": (0.1, 0.08, 0.12), "fast": (0.3, 0.28, 0.32)}, "lr=3"),  # clearly worse
+    ],
+)
+def test_of_variants_that_cannot_be_told_apart_the_nearest_to_the_teacher_is_chosen(tmp_path, slow, distances_of, expected):
+    plan, rows, assets = rates(tmp_path, {"vdm": {"slow": slow, "fast": [0.6, 0.75]}, "sds": {"slow": [0.2, 0.2], "fast": [0.2, 0.2]}})
+    rows.append({"representation": "gs", "method": TEACHER, "assets": 9, "values": dict(rows[0]["values"]), "distances": {}})
+    assert choose(plan, rows, assets, "family")["gs"]["vdm"] == ["lr=3"]  # nothing is known of distances
+    for row in rows[:-1]:
+        row["distances"] = {"net": Interval(*distances_of[row["method"].split(", ")[1]])}
+    assert choose(plan, rows, assets, "family")["gs"]["vdm"] == [expected]
 
 
 def test_what_was_chosen_is_what_another_plan_takes(tmp_path):
