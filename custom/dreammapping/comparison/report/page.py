@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 SHOWN_PROMPTS = 30
 """With strips; all others count in the tables."""
 STRIP_HEIGHT = 96
-QUALITY = 80
+QUALITY = 70
 
 
 def as_html(report: Report) -> str:
@@ -75,7 +75,7 @@ def _strips(report: Report, kind: str) -> str:
     for prompt, by_method in shown.items():
         rows = "\n".join(
             f'<figure data-method="{escape(method)}"><figcaption>{escape(method)}</figcaption>'
-            f'<img alt="{escape(method)}: {escape(prompt)}" src="{_uri("image/jpeg", _picture(report.folder, by_method[method]))}"></figure>'
+            f'<img alt="{escape(method)}: {escape(prompt)}" src="{_uri("image/webp", _picture(report.folder, by_method[method]))}"></figure>'
             for method in report.plan.methods
             if method in by_method
         )
@@ -84,14 +84,14 @@ def _strips(report: Report, kind: str) -> str:
 
 
 def _picture(folder: Path, asset: Asset) -> bytes:
-    """The asset's part of its run's strip, as a JPEG of STRIP_HEIGHT pixels' height at most."""
+    """The asset's part of its run's strip, as a WebP of STRIP_HEIGHT pixels' height at most."""
     with Image.open(folder / "runs" / f"{asset.name}.jpg") as image:
         number, count = asset.place
         part = image.crop((number * image.width // count, 0, (number + 1) * image.width // count, image.height))
     if part.height > STRIP_HEIGHT:
         part = part.resize((max(1, round(part.width * STRIP_HEIGHT / part.height)), STRIP_HEIGHT), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    part.save(buffer, "JPEG", quality=QUALITY)
+    part.save(buffer, "WEBP", quality=QUALITY, method=6)
     return buffer.getvalue()
 
 
