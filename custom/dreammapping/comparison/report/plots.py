@@ -8,6 +8,7 @@ from typing import Any
 from ..scores import Metric
 from .content import Report
 
+FONT_SIZE = 8.0
 COSTS = {"unet": "U-Net evaluations of one asset", "seconds": "seconds of training of one asset"}
 
 
@@ -31,20 +32,44 @@ def _draw(points: dict[str, list[tuple[dict[str, Any], float]]], metric: Metric)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.hashsalt": "comparison", "font.size": 8, "svg.fonttype": "none"}):  # the same numbers, the same bytes
-        figure = Figure(figsize=(5.0 * len(points), 3.6), layout="constrained")
+    with rc_context({"svg.hashsalt": "comparison", "font.size": FONT_SIZE, "svg.fonttype": "none"}):  # the same numbers, the same bytes
+        figure = Figure(figsize=(5.4 * len(points), 4.4), layout="constrained")
         for axes, (name, found) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items()):
             for row, cost in found:
                 value = row["values"][metric.key]
                 low, high = (max(0.0, abs(metric.scale * (end - value.value))) if end == end else 0.0 for end in (value.low, value.high))
                 axes.errorbar(cost, metric.scale * value.value, [[low], [high]], fmt="o", markersize=4, linewidth=1)
-                axes.annotate(row["method"], (cost, metric.scale * value.value), (4, 3), textcoords="offset points")
             if all(cost > 0 for _, cost in found):
                 axes.set_xscale("log")
             axes.set_xlabel(COSTS[name])
             axes.set_ylabel(metric.title)
             axes.grid(alpha=0.3)
             axes.margins(x=0.2)  # room for names
+            figure.draw_without_rendering()  # from here on it is known where a point is
+            _name(axes, [(row["method"], (cost, metric.scale * row["values"][metric.key].value)) for row, cost in found])
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()
+
+
+def _name(axes: Any, points: list[tuple[str, tuple[float, float]]]) -> None:
+    """Write each name beside its point, further up or down where another name or point is, then with a line to its own."""
+    unit = 72.0 / axes.figure.dpi  # points of a pixel
+    places = {name: unit * axes.transData.transform(point) for name, point in points}
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in places.values()]
+    for name, point in sorted(points, key=lambda entry: entry[1][1]):
+        x, y = places[name]
+        width, height = 0.65 * FONT_SIZE * len(name), 1.25 * FONT_SIZE
+
+        def box(up: float) -> tuple[float, float, float, float]:
+            return x + 5, y + up, x + 5 + width, y + up + height
+
+        steps = [sign * height * number - height / 2 for number in range(40) for sign in (1, -1)]
+        up = next((up for up in steps if not any(_meet(box(up), other) for other in taken)), steps[0])
+        taken.append(box(up))
+        line = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 2} if abs(up + height / 2) > height else None
+        axes.annotate(name, point, (5, up), textcoords="offset points", verticalalignment="bottom", arrowprops=line)
+
+
+def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
