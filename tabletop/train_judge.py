@@ -20,7 +20,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from .captions import plain_prompt
 from .make_data import load_pictures
-from .models import PROMPT_LENGTH, judge
+from .models import judge
 from .train_text_to_image import initial_tokenizer, tokenize
 from .train_vae import to_signed
 from .training import Stage, add_loop_arguments, settings_from, training_device

@@ -166,7 +166,7 @@ def test_the_field_is_prolificdreamers_with_another_loss():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*-2d.yaml")), ids=lambda p: p.name)
 def test_pictures_of_all_losses_differ_in_name_guidance_and_negative_prompt_only(path):
-    config, vdm = OmegaConf.load(path), OmegaConf.load(CONFIGS / "vdm-2d.yaml")
+    config = OmegaConf.load(path)
     assert rest(path) == rest(CONFIGS / "vdm-2d.yaml")
     loss = path.name.removesuffix("-2d.yaml")
     assert (config.name, config.system.guidance.loss.type) == (f"dreammapping-{loss}-2d", loss)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..distillation.trainable import CAMERA_NUMBERS, AdapterOptions
+from ..distillation.trainable import AdapterOptions
 from ..errors import ConfigError, TeacherError
 from .compilation import compile_mode
 from .denoisers import Denoiser, load_denoiser
