@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..processes import Rows
-from ..teachers.diffusers_teacher import _use_plain_vae_attention
+from ..teachers.diffusers_teacher import use_plain_vae_attention
 from ..teachers.encoder import FrozenEncoder
 from ..teachers.encoder.shapes import ShapeArithmetic
 from ..teachers.slices import encode_in_slices, in_slices
@@ -73,7 +73,7 @@ class ShadowStep:
     def __init__(self, teacher: Any, operator: nn.Module | None, setup: Setup, dtype: torch.dtype) -> None:
         self.teacher, self.setup, self.dtype = teacher, setup, dtype
         self.vae = _without_values(teacher.vae, teacher.dtype_of_vae(dtype))
-        _use_plain_vae_attention(self.vae)  # as on CUDA
+        use_plain_vae_attention(self.vae)  # as on CUDA
         self.denoiser = _denoiser_without_values(teacher, dtype, setup.cpu_offload)
         # Not in training mode, in which several processes would exchange their statistics.
         self.operator = None if operator is None else copy.deepcopy(operator).to("meta", torch.float32).eval()

@@ -123,7 +123,7 @@ class DiffusersTeacher:
         if not options.cpu_offload:
             self.vae.to(memory_format=self._vae_layout)
         if device.type == "cuda":
-            _use_plain_vae_attention(self.vae)
+            use_plain_vae_attention(self.vae)
         whole = not (options.attention_slicing or options.cpu_offload)
         fused = self.denoiser.project is not None  # its weights have stayed where they were
         if whole and (fused or device.type == "cuda" and options.fuse_projections):
@@ -280,7 +280,7 @@ def _offload(part: Any, device: torch.device) -> None:
     cpu_offload(part, device)
 
 
-def _use_plain_vae_attention(vae: Any) -> None:
+def use_plain_vae_attention(vae: Any) -> None:
     """The VAE has one head as wide as all its channels, for which plain products beat the fused kernels' backward."""
     from diffusers.models.attention_processor import AttnProcessor
 
