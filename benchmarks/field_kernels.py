@@ -17,6 +17,8 @@ from threestudio.models.networks import get_mlp
 from threestudio.utils.volume_rendering import exclusive_sum
 
 STEP = 1.732 / 512  # of a ray's samples, in units of the box
+SEAMS = 1e-3
+"""Share of points that may be so close to a cell's wall that float32 sees them on the other side."""
 
 
 def points_on_rays(count: int, device: torch.device) -> Tensor:
@@ -49,7 +51,8 @@ def check(bench: Bench, report: Report) -> None:
         found = getattr(chosen, name)(x, None, *tensors, layout)
         # The far levels turn the last digit of a float32 coordinate into the fourth of a weight.
         expected = getattr(hash_grid_torch, name)(x.double(), None, *(t.double() for t in tensors), layout)
-        error = off(found, expected)
+        # The slope jumps where cells meet, and that digit says in which of two cells a point there is.
+        error = off(found, expected, but_for=SEAMS if name == "contract" else 0.0)
         report.add(f"check/{chosen.__name__.split('.')[-1]} {name}", relative_error=error, good=error < 1e-3)
     check_sums(bench, report, x[:, 0])
     check_networks(bench, report, count)

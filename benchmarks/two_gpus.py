@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom"), str(ROOT / "benchmarks"), str(ROOT / "tests" / "helpers")]
 
 import pytorch_lightning as pl  # noqa: E402
+from stepping import random_sd21, tiny_teacher  # noqa: E402
 
 LOOK = 10
 """Steps after which the Gaussians are compared; the first are added in the step after."""
@@ -219,10 +220,11 @@ def main() -> None:
     runs = {"two": 2, "one": 1} if options.quick else {"two": 2, "one": 1, "one again": 1}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        from memory import teacher_folder
-
         folder, found = Path(scratch), {}
-        teacher_folder(folder / "teacher", options.tiny)
+        if options.tiny:
+            tiny_teacher(folder / "teacher")
+        else:
+            random_sd21(folder / "teacher", "cuda")
         for name, processes in runs.items():
             found[name] = launch(folder, processes, name, options)
             report = compare(found)

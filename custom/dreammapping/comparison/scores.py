@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from ..evaluation.clip_score import clip_scores
-from ..evaluation.fid import frechet_distance
-from ..evaluation.intervals import Interval, mean_interval, paired_interval, share_interval, statistic_interval
+from ..evaluation.fid import Distances
+from ..evaluation.intervals import Interval, mean_interval, paired_interval, share_interval
 from ..evaluation.janus import is_janus, share_of_right_views
 from ..evaluation.judge import Judge
 from ..evaluation.picture_statistics import NAMES as STATISTICS
@@ -25,8 +25,10 @@ from .runner import read_record
 
 RECOGNIZED = 0.5
 """Share of the views in which the judge must see the right family for its answers on the front to mean something."""
-FID_DRAWS, FID_LENGTH = 200, 512
-"""Of the bootstrap; longer features (Inception's 2,048) would take hours, so their distance has no interval."""
+FID_LENGTH = 512
+"""Longer features (Inception's 2,048) would take hours to draw from, so their distance has no interval."""
+DISTANCE = "distance.{}"
+"""Key of the distance's column, by the network's name."""
 Texts = dict[tuple[str, str], torch.Tensor]
 """Network and prompt -> the text's features."""
 TEACHER = "the teacher's samples"
@@ -46,6 +48,8 @@ class Metric:
     """Values are 0 or 1."""
     scale: float = 1.0
     """From the value to what is shown."""
+    range: tuple[float, float] = (-math.inf, math.inf)
+    """Of all values that there can be."""
     digits: int = 1
 
     @property
@@ -87,12 +91,12 @@ class Results:
 
 
 METRICS = (
-    Metric("family", "family right", "%", 1, scale=100),
-    Metric("color", "color right", "%", 1, scale=100),
-    Metric("pattern", "pattern right", "%", 1, scale=100),
-    Metric("side", "side right", "%", 1, scale=100),
+    Metric("family", "family right", "%", 1, scale=100, range=(0, 1)),
+    Metric("color", "color right", "%", 1, scale=100, range=(0, 1)),
+    Metric("pattern", "pattern right", "%", 1, scale=100, range=(0, 1)),
+    Metric("side", "side right", "%", 1, scale=100, range=(0, 1)),
     Metric("janus", "Janus rate", "%", -1, rate=True, scale=100),
-    *(Metric(f"statistics.{name}", name, digits=2) for name in STATISTICS),
+    *(Metric(f"statistics.{name}", name, digits=2, range=(0, math.inf)) for name in STATISTICS),
 )
 COSTS = (
     Metric("seconds", "training, s", "s", -1),
@@ -195,13 +199,18 @@ def summarize(plan: Plan, results: Results, look: Look, teacher: Sequence[Asset]
 
     Rows come in the plan's order; a method without finished runs has its counts alone. `teacher`: `teacher_assets`, for distances and a row.
     """
-    rows, columns = [], metrics(look)
+    rows, columns, name = [], metrics(look), look.protocol.fid
+    near = Distances({sample.prompt: sample.features[name] for sample in teacher if name in sample.features})
     for kind in plan.representations:
-        base = [a for a in results.assets if (a.representation, a.method) == (kind, plan.base)]
-        for method in plan.methods:
-            own = [a for a in results.assets if (a.representation, a.method) == (kind, method)]
-            row = _summary(kind, method, own, [] if method == plan.base else base, columns)
-            rows.append(row | {"distances": distances(own, teacher, look.protocol.fid)})
+        assets = {m: [a for a in results.assets if (a.representation, a.method) == (kind, m)] for m in plan.methods}
+        pictures = {method: _pictures(own, name, near.reference) for method, own in assets.items()}
+        for method, own in assets.items():
+            others = None if method == plan.base else plan.base
+            row = _summary(kind, method, own, assets.get(others, []), columns)
+            row["distances"] = {} if (found := distance(near, pictures[method])) is None else {name: found}
+            if others is not None and (found := distance(near, pictures[method], pictures[others])) is not None:
+                row["differences"][DISTANCE.format(name)] = found
+            rows.append(row)
         if teacher:
             rows.append(_summary(kind, TEACHER, teacher, [], columns) | {"distances": {}})
     return rows
@@ -212,7 +221,7 @@ def _summary(kind: str, method: str, own: Sequence[Asset], base: Sequence[Asset]
     for metric in columns:
         mine, theirs = (groups_of(assets, lambda a, m=metric: a.values.get(m.key)) for assets in (own, base))
         if (found := interval(mine, metric.rate)) is not None:
-            row["values"][metric.key] = found
+            row["values"][metric.key] = found.within(*metric.range)
             if (difference := paired_interval(mine, theirs)) is not None:
                 row["differences"][metric.key] = difference
     for metric in COSTS:
@@ -221,24 +230,24 @@ def _summary(kind: str, method: str, own: Sequence[Asset], base: Sequence[Asset]
     return row
 
 
-def distances(assets: Sequence[Asset], teacher: Sequence[Asset], name: str | None) -> dict[str, Interval]:
-    """Frechet distance of all views of these assets from the teacher's samples for the same prompts, by the network `name`; empty without either."""
-    mine: dict[str, list[np.ndarray]] = {}
+def _pictures(assets: Sequence[Asset], name: str | None, prompts: Container[str]) -> dict[str, np.ndarray]:
+    """Prompt, if it is one of `prompts` -> the features of all views of all its assets, by the network `name`."""
+    found: dict[str, list[np.ndarray]] = {}
     for asset in assets:
-        if name in asset.features:
-            mine.setdefault(asset.prompt, []).append(asset.features[name])
-    theirs = {sample.prompt: sample.features[name] for sample in teacher if name in sample.features}
-    prompts = [prompt for prompt in mine if prompt in theirs]
+        if name in asset.features and asset.prompt in prompts:
+            found.setdefault(asset.prompt, []).append(asset.features[name])
+    return {prompt: np.concatenate(views) for prompt, views in found.items()}
+
+
+def distance(near: Distances, pictures: dict[str, np.ndarray], base: dict[str, np.ndarray] | None = None) -> Interval | None:
+    """Frechet distance of the pictures from the teacher's samples for the same prompts, or how much it differs from that of `base`; None where
+    there is nothing to compare. Of long features and of one prompt it has no interval."""
+    prompts = [prompt for prompt in pictures if base is None or prompt in base]
     if not prompts:
-        return {}
-    views = [np.concatenate(mine[prompt]).astype(np.float64) for prompt in prompts]
-    samples = [np.asarray(theirs[prompt], np.float64) for prompt in prompts]
-
-    def distance(drawn: Sequence[Sequence[float]]) -> float:
-        chosen = [int(number) for group in drawn for number in group]
-        return frechet_distance(np.concatenate([views[i] for i in chosen]), np.concatenate([samples[i] for i in chosen]))
-
-    numbers = [[float(i)] for i in range(len(prompts))]
-    if views[0].shape[1] > FID_LENGTH or len(prompts) < 2:
-        return {name: Interval(distance(numbers), math.nan, math.nan)}
-    return {name: statistic_interval(numbers, distance, draws=FID_DRAWS)}
+        return None
+    if pictures[prompts[0]].shape[1] > FID_LENGTH or len(prompts) < 2:
+        value = near.of(pictures, prompts) - (0.0 if base is None else near.of(base, prompts))
+        return Interval(value, math.nan, math.nan)
+    if base is not None:
+        return near.interval(pictures, minus=base)
+    return near.interval(pictures).within(0, math.inf)

@@ -100,9 +100,7 @@ class ULite(nn.Module):
         self.head = nn.Conv2d(widths[0], channels, 1)
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
-        if x.device.type == "cpu":  # depthwise convolutions are about a third faster in this layout there
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem(x)
+        x = self.stem(x.contiguous(memory_format=layout_for(x.device)))
         skips = []
         for encoder in self.encoders:
             x, skip = encoder(x)
@@ -111,6 +109,12 @@ class ULite(nn.Module):
         for decoder in self.decoders:
             x = decoder(x, skips.pop())
         return self.head(x)
+
+
+def layout_for(device: torch.device) -> torch.memory_format:
+    """Where depthwise convolutions are quick: channels-last on a CPU, about a third faster there; not on a GPU, where a
+    U-Net answers in it, and cuDNN then starts a kernel for each channel in some layers (2.4 of the operator's 2.9 ms)."""
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
 def choose_width(width: int | None) -> int:

@@ -8,7 +8,7 @@ numbers of pictures, features and references, and `same_source_distance` says wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from torch import Tensor
 from ..errors import DreamMappingError
 from .intervals import Interval, statistic_interval
 
+Features = Tensor | np.ndarray
 DRAWS = 200
 """Of the bootstrap: enough for a standard deviation to 5 %; with Inception's 2,048 numbers a draw takes a tenth of a second and more."""
 
 
-def frechet_distance(features_a: Tensor | np.ndarray, features_b: Tensor | np.ndarray) -> float:
+def frechet_distance(features_a: Features, features_b: Features) -> float:
     """|mean_a - mean_b|^2 + trace(S_a + S_b - 2 (S_a S_b)^(1/2)), S the covariances with N - 1; at least 0.
 
     The trace of the root is the sum of the singular values of X_a X_b^T, where X are the centered features divided by sqrt(N - 1). So no root
@@ -40,7 +41,7 @@ def frechet_distance(features_a: Tensor | np.ndarray, features_b: Tensor | np.nd
     return max(0.0, float(gap @ gap + (root_a**2).sum() + (root_b**2).sum() - 2 * common))
 
 
-def same_source_distance(features: Tensor | np.ndarray, count: int, *, splits: int = 10, seed: int = 0) -> float:
+def same_source_distance(features: Features, count: int, *, splits: int = 10, seed: int = 0) -> float:
     """Mean distance of `count` random rows of `features` [M, D] from all others: what perfect pictures would get, about.
 
     A little too high, because the others are fewer than M. Raises `DreamMappingError` unless count and M - count are at least 2.
@@ -53,30 +54,44 @@ def same_source_distance(features: Tensor | np.ndarray, count: int, *, splits: i
     return float(np.mean([frechet_distance(values[order[:count]], values[order[count:]]) for order in orders]))
 
 
-def frechet_interval(
-    generated: Mapping[str, Tensor], reference: Mapping[str, Tensor], minus: Mapping[str, Tensor] | None = None, *, draws: int = DRAWS, seed: int = 0
-) -> Interval:
-    """Distance of all pictures from all references, with the interval that other prompts of the same number would give.
-
-    Prompts are drawn together with their references. With `minus`, pictures of another method, it is the difference of the two
-    distances, over prompts that both have.
+class Distances:
+    """Distances of several sets of pictures from the same references. A draw of prompts is computed once for each set.
 
     Args:
-        generated, reference, minus: prompt -> features [N, D].
-
-    Raises `DreamMappingError` for a prompt without references, and if no prompt is left.
+        reference: prompt -> features [N, D]; so are the sets.
     """
-    prompts = [prompt for prompt in generated if minus is None or prompt in minus]
-    if missing := [prompt for prompt in prompts if prompt not in reference]:
-        raise DreamMappingError(f"there are no reference features of {missing[0]!r}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))
 
-    def distance(groups: list[np.ndarray]) -> float:
-        drawn = [prompts[int(group[0])] for group in groups]
-        wanted, *others = (torch.cat([features[prompt] for prompt in drawn]) for features in (reference, generated, *([minus] if minus else [])))
-        first, *second = (frechet_distance(other, wanted) for other in others)
-        return first - sum(second)
+    def __init__(self, reference: Mapping[str, Features]) -> None:
+        self.reference = reference
+        self._known: dict[tuple[int, tuple[str, ...]], float] = {}
+        self._sets: dict[int, Mapping[str, Features]] = {}  # kept, so that no other set gets the number of one
 
-    return statistic_interval([[float(i)] for i in range(len(prompts))], distance, draws=draws, seed=seed)
+    def of(self, generated: Mapping[str, Features], prompts: Sequence[str]) -> float:
+        """Of all pictures of `prompts`, which may come several times, from all their references."""
+        key = id(self._sets.setdefault(id(generated), generated)), tuple(prompts)
+        if key not in self._known:
+            self._known[key] = frechet_distance(*(np.concatenate([_array(f[p]) for p in prompts]) for f in (generated, self.reference)))
+        return self._known[key]
+
+    def interval(
+        self, generated: Mapping[str, Features], minus: Mapping[str, Features] | None = None, *, draws: int = DRAWS, seed: int = 0
+    ) -> Interval:
+        """Distance of all pictures from all references, with the interval that other prompts of the same number would give.
+
+        Prompts are drawn together with their references. With `minus`, pictures of another method, it is the difference of the two
+        distances, over prompts that both have.
+
+        Raises `DreamMappingError` for a prompt without references, and if no prompt is left.
+        """
+        prompts = [prompt for prompt in generated if minus is None or prompt in minus]
+        if missing := [prompt for prompt in prompts if prompt not in self.reference]:
+            raise DreamMappingError(f"there are no reference features of {missing[0]!r}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""))
+
+        def distance(groups: list[np.ndarray]) -> float:
+            drawn = [prompts[int(group[0])] for group in groups]
+            return self.of(generated, drawn) - (0.0 if minus is None else self.of(minus, drawn))
+
+        return statistic_interval([[float(i)] for i in range(len(prompts))], distance, draws=draws, seed=seed)
 
 
 def _root(values: np.ndarray) -> np.ndarray:
@@ -85,8 +100,12 @@ def _root(values: np.ndarray) -> np.ndarray:
     return np.linalg.qr(centered, mode="r") if len(values) > values.shape[1] else centered
 
 
-def _checked(features: Tensor | np.ndarray) -> np.ndarray:
-    values = features.detach().cpu().double().numpy() if isinstance(features, torch.Tensor) else np.asarray(features, dtype=np.float64)
+def _array(features: Features) -> np.ndarray:
+    return features.detach().cpu().double().numpy() if isinstance(features, torch.Tensor) else np.asarray(features, dtype=np.float64)
+
+
+def _checked(features: Features) -> np.ndarray:
+    values = _array(features)
     if values.ndim != 2 or len(values) < 2:
         raise DreamMappingError(f"features have the shape {list(values.shape)}; it must be [N, D] with at least 2 pictures")
     if not np.isfinite(values).all():

@@ -15,7 +15,7 @@ from torch import Tensor
 from .assets import Asset, read_pictures
 from .clip_score import clip_scores
 from .features import Extractor, load_extractor
-from .fid import frechet_distance, frechet_interval, same_source_distance
+from .fid import Distances, frechet_distance, same_source_distance
 from .intervals import Interval, mean_interval, share_interval
 from .janus import LEAST_VIEWS, is_janus, share_of_right_views
 from .judge import Judge
@@ -112,7 +112,7 @@ class Scorer:
         if count < 2 or len(every) < 2:
             return {"value": None}
         half = min(count, len(every) // 2)
-        found: dict[str, Any] = {**_plain(frechet_interval(ours, reference)), "pictures": count, "references": len(every)}
+        found: dict[str, Any] = {**_plain(Distances(reference).interval(ours)), "pictures": count, "references": len(every)}
         return found | ({"same_source": same_source_distance(every, half), "same_source_pictures": half} if half > 1 else {})
 
     def _reference(self, prompt: str) -> tuple[Tensor | None, dict[str, Tensor]]:

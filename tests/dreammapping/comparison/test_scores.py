@@ -14,7 +14,7 @@ from dreammapping.comparison.choose import choose, write_choices
 from dreammapping.comparison.look import Look, load_look
 from dreammapping.comparison.plan import ROOT, load_plan, runs
 from dreammapping.comparison.runner import Limits, work, write_record
-from dreammapping.comparison.scores import TEACHER, Asset, Results, asked, collect, distances, summarize
+from dreammapping.comparison.scores import TEACHER, Asset, Results, asked, collect, summarize
 from dreammapping.errors import DreamMappingError
 from dreammapping.evaluation.fid import frechet_distance
 from dreammapping.evaluation.intervals import Interval
@@ -111,17 +111,46 @@ def with_features(method: str, prompt: str, seed: int, features: np.ndarray) -> 
     return Asset("2d", method, prompt, seed, "", {}, {}, {"net": features})
 
 
-def test_the_distance_is_that_of_all_views_of_the_common_prompts():
+NET = Look(Protocol("net", clip=(), fid="net", reference=SampleSettings("some")), {})
+
+
+def distance_rows(tmp_path, views: dict[str, dict], samples: dict, look: Look = NET) -> dict:
+    assets = [with_features(method, p, s, v) for method, own in views.items() for (p, s), v in own.items()]
+    teacher = [with_features(TEACHER, p, 0, v) for p, v in samples.items()]
+    plan = known.plan_of(tmp_path, representations=["2d"], methods=list(views), base="vdm")
+    return {row["method"]: row for row in summarize(plan, Results(assets, {}, [], {}), look, teacher)}
+
+
+def test_the_distance_is_that_of_all_views_of_the_common_prompts(tmp_path):
     rng = np.random.default_rng(0)
-    views = {(p, s): rng.normal(size=(6, 4)).astype(np.float16) for p in "abc" for s in (0, 1)}
+    vdm = {(p, s): rng.normal(size=(6, 4)).astype(np.float16) for p in "abc" for s in (0, 1)}
+    sds = {(p, 0): rng.normal(0.5, size=(6, 4)).astype(np.float16) for p in "bad"}
     samples = {p: rng.normal(1.0, size=(5, 4)).astype(np.float16) for p in "abd"}
-    found = distances([with_features("vdm", p, s, v) for (p, s), v in views.items()], [with_features(TEACHER, p, 0, v) for p, v in samples.items()], "net")
-    expected = frechet_distance(np.concatenate([views[p, s] for p in "ab" for s in (0, 1)]), np.concatenate([samples[p] for p in "ab"]))
-    assert found["net"].value == pytest.approx(expected, rel=1e-6) and found["net"].low < expected < found["net"].high
-    single = distances([with_features("vdm", "a", 0, views["a", 0])], [with_features(TEACHER, "a", 0, samples["a"])], "net")
-    assert math.isnan(single["net"].low)
-    assert distances([with_features("vdm", "c", 0, views["c", 0])], [with_features(TEACHER, "a", 0, samples["a"])], "net") == {}
-    assert distances([with_features("vdm", "a", 0, views["a", 0])], [with_features(TEACHER, "a", 0, samples["a"])], None) == {}
+    theirs = np.concatenate([samples[p] for p in "ab"])
+    rows = distance_rows(tmp_path, {"vdm": vdm, "sds": sds}, samples)
+    found, expected = rows["vdm"]["distances"]["net"], frechet_distance(np.concatenate([vdm[p, s] for p in "ab" for s in (0, 1)]), theirs)
+    assert found.value == pytest.approx(expected, rel=1e-6) and found.low < expected < found.high
+    difference = rows["sds"]["differences"]["distance.net"]  # over a and b: vdm has no d
+    assert difference.value == pytest.approx(frechet_distance(np.concatenate([sds[p, 0] for p in "ab"]), theirs) - expected, rel=1e-6)
+    assert difference.low < difference.value < difference.high and "distance.net" not in rows["vdm"]["differences"]
+
+
+def test_without_samples_or_a_network_there_is_no_distance(tmp_path):
+    views = {(p, 0): np.random.default_rng(0).normal(size=(6, 4)) for p in "ac"}
+    one = {"vdm": {("a", 0): views["a", 0]}, "sds": {("a", 0): views["c", 0]}}
+    rows = distance_rows(tmp_path, one, {"a": views["a", 0] + 1})
+    assert math.isnan(rows["vdm"]["distances"]["net"].low)
+    assert rows["sds"]["differences"]["distance.net"].value == pytest.approx(rows["sds"]["distances"]["net"].value - rows["vdm"]["distances"]["net"].value)
+    assert distance_rows(tmp_path, one, {"c": views["c", 0]})["vdm"]["distances"] == {}
+    assert distance_rows(tmp_path, one, {"a": views["a", 0]}, replace(NET, protocol=replace(NET.protocol, fid=None)))["vdm"]["distances"] == {}
+
+
+def test_shares_stay_within_what_is_possible(tmp_path):
+    prompts = ["a red mug", "a blue car", "a gray duck"]
+    assets = [asset("vdm", p, 0, family=value, **{"statistics.sharpness": 1000 * (1 - value)}) for p, value in zip(prompts, (1.0, 1.0, 0.2))]
+    found = rows_of(tmp_path, assets)["gs", "vdm"]["values"]
+    assert (found["family"].low, found["family"].high) == (0.0, 1.0)
+    assert found["statistics.sharpness"].low == 0.0 and found["statistics.sharpness"].high > 1000
 
 
 def test_the_teachers_samples_are_a_row_of_their_own(tmp_path, monkeypatch):

@@ -186,3 +186,16 @@ def test_with_t_its_input_is_scaled_and_moved():
         operator.network[-1].bias.copy_(torch.tensor([1.0] * 4 + [0.5] * 4 + [0.0] * 8))
     x = torch.randn(2, 4, 8, 8)
     torch.testing.assert_close(operator(x, torch.tensor([3, 900])), 2 * x + 0.5)
+
+
+@pytest.mark.parametrize(("device", "layout"), [("cpu", torch.channels_last), ("meta", torch.contiguous_format)])
+@pytest.mark.parametrize("given", [torch.channels_last, torch.contiguous_format])
+def test_depthwise_convolutions_get_the_layout_that_is_quick_there(device, layout, given):
+    """Whatever the U-Net's answer comes in: cuDNN is slow at channels-last ones, CPUs at the others."""
+    net, seen = build_operator("nonlinear", (4, 32, 32), generator=generator()).to(device), []
+    for module in net.modules():
+        if isinstance(module, Axial):
+            module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    net(torch.randn(2, 4, 32, 32, device=device).contiguous(memory_format=given))
+    assert len(seen) == 4 + 3 + 4
+    assert all(x.is_contiguous(memory_format=layout) for x in seen)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dreammapping.errors import DreamMappingError
-from dreammapping.evaluation.fid import frechet_distance, frechet_interval, same_source_distance
+from dreammapping.evaluation.fid import Distances, frechet_distance, same_source_distance
 from scipy import linalg
 from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -80,19 +80,19 @@ def test_the_interval_draws_prompts_with_their_references():
     prompts = {f"prompt {i}": 30.0 * features(1, 3, 100 + i) for i in range(12)}
     reference = {p: center + features(20, 3, 200 + i, mix=False) for i, (p, center) in enumerate(prompts.items())}
     generated = {p: center + 0.5 + features(20, 3, 300 + i, mix=False) for i, (p, center) in enumerate(prompts.items())}
-    found = frechet_interval(generated, reference, draws=50)
+    found = Distances(reference).interval(generated, draws=50)
     assert found.value == pytest.approx(frechet_distance(torch.cat([*generated.values()]), torch.cat([*reference.values()])))
     assert found.low < found.value < found.high and found.high - found.low < 2.0
     worse = {p: f + 1.0 for p, f in generated.items()}
-    gain = frechet_interval(worse, reference, minus=generated, draws=50)
-    assert gain.value == pytest.approx(frechet_interval(worse, reference, draws=2).value - found.value)
+    gain = Distances(reference).interval(worse, minus=generated, draws=50)
+    assert gain.value == pytest.approx(Distances(reference).interval(worse, draws=2).value - found.value)
     assert gain.excludes_zero and gain.value > 0
 
 
 def test_a_prompt_without_references_is_named():
     one = {"a mug": features(4, 2, 0), "a duck": features(4, 2, 1)}
     with pytest.raises(DreamMappingError, match="no reference features of 'a duck'"):
-        frechet_interval(one, {"a mug": one["a mug"]})
+        Distances({"a mug": one["a mug"]}).interval(one)
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,9 @@ def test_a_single_result_has_no_interval_and_the_same_seed_gives_the_same():
 
 def test_intervals_in_words():
     assert Interval(0.5, 0.25, 0.75).as_text(1, 100) == "50.0 [25.0, 75.0]"
+    assert Interval(0.9, 0.5, 1.3).within(0, 1) == Interval(0.9, 0.5, 1)
+    assert Interval(0.1, -0.2, 0.4).within(0, math.inf) == Interval(0.1, 0, 0.4)
+    assert math.isnan(Interval(0.5, math.nan, math.nan).within(0, 1).low)
     assert Interval(1, 0.1, 2).excludes_zero and Interval(-1, -2, -0.1).excludes_zero and not Interval(0.1, -1, 1).excludes_zero
 
 

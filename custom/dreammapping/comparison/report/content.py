@@ -10,13 +10,12 @@ from typing import Any
 
 from ...evaluation.intervals import Interval
 from ..plan import REPRESENTATIONS, Plan
-from ..scores import COSTS, Asset, Metric, Results
+from ..scores import COSTS, DISTANCE, Asset, Metric, Results
 
 EXPLAINED = (
     "Values are means over prompts (each counts the same) and seeds, in brackets their 95 % intervals; a second line is the difference from {base} "
     "over the runs that both have (same prompt, same seed), with its interval. Costs are medians of one asset"
 )
-DISTANCE = "distance.{}"
 
 
 @dataclass(frozen=True)
