@@ -4,9 +4,10 @@
     python benchmarks/memory.py --quick     # fewer iterations and variants, none of them compiled
     python benchmarks/memory.py --tiny      # any device: a miniature teacher, to see that everything runs
 
-Each variant is run in turn, from loading the teacher to steps after all recordings (CUDA graphs) are made; one that
-fails is reported with its error. Measured are the peak that torch's allocator had reserved, the memory of recordings
-included, and with it the process's peak: what the driver counts beside the allocator is added (of others on the GPU, too).
+Each variant has a process of its own, from loading the teacher to steps after all recordings (CUDA graphs) are made; one
+that fails is reported with its error. Measured are the peak that torch's allocator had reserved, the memory of recordings
+included, and with it the process's peak: what the driver counts beside the allocator is added (of other programs on the
+GPU, too).
 What is allocated leaves out what recordings keep. The variants for 12, 8 and 6 GB cards run under a limit, so that they
 show that they fit.
 """
@@ -14,13 +15,13 @@ show that they fit.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import statistics
+import multiprocessing
 import sys
 import tempfile
-import time
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
-import threestudio  # noqa: E402
-from benchmarks.stepping import COMPILED, EAGER, random_sd21, tiny_teacher  # noqa: E402
+from benchmarks.stepping import COMPILED, EAGER, Run, random_sd21, timed, tiny_teacher  # noqa: E402
 from dreammapping.evaluation.resources import device_name  # noqa: E402
 from dreammapping.system.memory_estimate import CONTEXT_BYTES, GIB, estimate  # noqa: E402
 from dreammapping.system.memory_report import operator_of, setup_of  # noqa: E402
@@ -41,17 +41,18 @@ from threestudio.utils.misc import get_device  # noqa: E402
 CONFIG = ROOT / "custom" / "dreammapping" / "configs" / "vdm-gs.yaml"
 
 HALF, SMALLER = ["system.guidance.encode_slice=2"], ["system.guidance.encode_slice=1", "system.guidance.unet_slice=4"]
+UNRECORDED = "system.guidance.cuda_graphs=false"
 MANY = ["system.geometry.init.num_points=500000"]
 VARIANTS: dict[str, tuple[float, list[str]]] = {
     "default": (0, []),
     "everything off": (0, [*EAGER]),
-    "no recordings": (0, ["system.guidance.cuda_graphs=false"]),
+    "no recordings": (0, [UNRECORDED]),
     "encode_slice 2": (0, HALF),
     "encode_slice 1": (0, ["system.guidance.encode_slice=1"]),
     "12 GB: default": (12, []),
     "8 GB": (8, HALF),
     "8 GB: 500k Gaussians": (8, [*HALF, *MANY]),
-    "6 GB": (6, SMALLER),
+    "6 GB": (6, [*SMALLER, UNRECORDED]),
     "offload": (0, [*SMALLER, "system.guidance.enable_sequential_cpu_offload=true"]),
     "compiled U-Net": (0, [COMPILED]),
 }
@@ -64,61 +65,36 @@ RESERVED_BY_THE_DRIVER = 0.06
 """Share of a card's memory that programs do not get."""
 
 
-class Run:
-    """A system with its cameras and optimizer, stepped by hand at a constant number of Gaussians."""
-
-    def __init__(self, config: Any, device: torch.device) -> None:
-        torch.manual_seed(0)
-        self.device = device
-        self.system = threestudio.find(config.system_type)(config.system).to(device).train()
-        self.optimizer = self.system.configure_optimizers()["optimizer"]
-        data = threestudio.find(config.data_type)(config.data)
-        data.setup("fit")
-        self.data, self.batches = data.train_dataset, iter(data.train_dataloader())
-
-    def step(self) -> None:
-        batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in next(self.batches).items()}
-        out = self.system(batch)
-        self.system.total_loss(out, batch).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+def variant(name: str, teacher: Path, iterations: int, tiny: bool) -> dict[str, Any]:
+    """Estimated and measured bytes, and the milliseconds of an iteration; or the error."""
+    warnings.filterwarnings("ignore", message=".*self.log.*")  # there is no trainer here
+    device, (gigabytes, own) = get_device(), VARIANTS[name]
+    own = [o for o in own if not (tiny and "num_points" in o)]
+    limit(device, gigabytes)
+    try:
+        config = load_config(CONFIG, cli_args=[*overrides(teacher, tiny), *own])
+        return measured(Run(config, device), device, iterations)
+    except Exception as problem:  # noqa: BLE001  the other variants are still of interest
+        return {"error": f"{type(problem).__name__}: {problem}"}
 
 
-def variant(config: Any, device: torch.device, iterations: int) -> dict[str, Any]:
-    """Estimated and measured bytes, and the median of the milliseconds of an iteration."""
-    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else None
-    run = Run(config, device)
-    setup = setup_of(run.system, run.data)
+def measured(run: Run, device: torch.device, iterations: int) -> dict[str, Any]:
+    setup = setup_of(run.system, run.dataset)
     guessed = estimate(
         run.system.guidance.teacher, operator_of(run.system), setup,
         weights_dtype(device, run.system.guidance.teacher.options),
     )  # fmt: skip
     for _ in range(WARM_UP):
-        run.step()
-    times = [timed(run.step, device) for _ in range(iterations)]
+        run.advance()
+    milliseconds = timed(run.advance, device, iterations)
     return {
         "estimate": guessed.peak,
         "parts": guessed.parts,
-        "held_before": held,
+        "device": device_name(device),
         **measured_bytes(device),
-        "milliseconds": times,
-        "median_ms": statistics.median(times),
+        "ms": milliseconds,
         "gaussians": run.system.geometry.count,
     }
-
-
-def timed(work: Any, device: torch.device) -> float:
-    """Milliseconds, by events on a CUDA device."""
-    if device.type != "cuda":
-        begin = time.perf_counter()
-        work()
-        return 1e3 * (time.perf_counter() - begin)
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    work()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end)
 
 
 def measured_bytes(device: torch.device) -> dict[str, int | None]:
@@ -141,13 +117,6 @@ def limit(device: torch.device, gigabytes: float) -> None:
     torch.cuda.set_per_process_memory_fraction(min(wanted / total, 1.0), device)
 
 
-def fresh(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-
-
 def overrides(teacher: Path, tiny: bool) -> list[str]:
     """What all variants share: that teacher, Gaussians in a sphere and nothing but training."""
     small = ["data.height=32", "data.width=32", "system.geometry.init.num_points=200"] if tiny else []
@@ -167,7 +136,7 @@ def line(name: str, entry: dict[str, Any]) -> str:
     sizes = [entry["estimate"], entry["process"], entry["reserved"], entry["allocated"]]
     cells = ["      -" if size is None else f"{size / GIB:7.2f}" for size in sizes]
     off = "      -" if entry["process"] is None else f"{100 * (entry['estimate'] / entry['process'] - 1):+6.1f}%"
-    return f"  {name:22} {cells[0]} {cells[1]} {off} {cells[2]} {cells[3]} {entry['median_ms']:9.1f}"
+    return f"  {name:22} {cells[0]} {cells[1]} {off} {cells[2]} {cells[3]} {entry['ms']:9.1f}"
 
 
 def main() -> None:
@@ -178,32 +147,28 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help=f"some of: {', '.join(VARIANTS)}")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/memory.json"))
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*self.log.*")  # there is no trainer here
-    device = get_device()
-    if device.type != "cuda" and not options.tiny:
+    if get_device().type != "cuda" and not options.tiny:
         raise SystemExit("the paper's setting needs a CUDA device; --tiny runs anywhere")
     names = options.only or (QUICK if options.quick else VARIANTS)
     iterations = 3 if options.quick or options.tiny else options.iterations
-    report: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__, "variants": {}}
+    report: dict[str, Any] = {"torch": torch.__version__, "variants": {}}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     print(f"variants: {', '.join(names)}")
     print(f"  {'GiB':22} estim. process    off  reserved alloc.      ms", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "teacher"
-        teacher = tiny_teacher(folder) if options.tiny else random_sd21(folder, device)
+        teacher = alone(tiny_teacher, folder) if options.tiny else alone(random_sd21, folder, get_device())
         for name in names:
-            gigabytes, own = VARIANTS[name]
-            own = [o for o in own if not (options.tiny and "num_points" in o)]
-            fresh(device)
-            limit(device, gigabytes)
-            try:
-                config = load_config(CONFIG, cli_args=[*overrides(teacher, options.tiny), *own])
-                report["variants"][name] = variant(config, device, iterations)
-            except Exception as problem:  # noqa: BLE001  the other variants are still of interest
-                report["variants"][name] = {"error": f"{type(problem).__name__}: {problem}"}
-            print(line(name, report["variants"][name]), flush=True)
+            found = report["variants"][name] = alone(variant, name, teacher, iterations, options.tiny)
+            print(line(name, found), flush=True)
             options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
     print(f"raw numbers: {options.output}")
+
+
+def alone(work: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of `work` in a process that ends with it, so that its memory is nobody else's."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 if __name__ == "__main__":

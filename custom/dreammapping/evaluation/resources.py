@@ -28,8 +28,11 @@ def _peak_on_windows() -> int | None:
 
 
 def peak_gpu_memory_bytes(device: torch.device) -> int | None:
-    """Most memory torch had allocated on `device` since it started; None if it is not a CUDA device."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    """Most memory torch had reserved on `device` since it started, None if it is not a CUDA device.
+
+    Reserved, because what is allocated leaves out the memory that CUDA graphs keep. CUDA's context comes on top.
+    """
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
 
 
 def device_name(device: torch.device) -> str:

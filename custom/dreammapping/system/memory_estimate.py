@@ -17,14 +17,14 @@ from .shadow_step import Setup, ShadowStep
 
 GIB = 2**30
 
-CONTEXT_BYTES = int(0.55 * GIB)
-"""CUDA's context and the libraries' handles and kernels, outside of torch's allocator."""
+CONTEXT_BYTES = int(0.83 * GIB)
+"""CUDA's context and the libraries' handles and kernels, outside of torch's allocator: measured (docs/memory.md)."""
 
 WORKSPACE_BYTES = int(0.25 * GIB)
 """Scratch space of convolutions and matrix products."""
 
-SLACK = 0.06
-"""What torch's allocator reserves beyond the tensors, as a share of them."""
+SLACK = 0.2
+"""What torch's allocator reserves beyond the tensors, as a share of them: 0.18 to 0.34 were measured (docs/memory.md)."""
 
 TILES_PER_GAUSSIAN = 8
 """Tiles of 16 x 16 pixels that a visible Gaussian touches in a view, on average."""
@@ -43,8 +43,7 @@ pictures: origins, directions, background, composed, clamped, their gradients.""
 OPTIONS: tuple[dict[str, Any], ...] = (
     {"encode_slice": 2},
     {"encode_slice": 1},
-    {"encode_slice": 1, "unet_slice": 4},
-    {"encode_slice": 1, "unet_slice": 2},
+    {"encode_slice": 1, "unet_slice": 4, "cuda_graphs": False},
     {"encode_slice": 1, "unet_slice": 2, "cpu_offload": True},
 )
 """What to try in this order, the cheapest in time first."""

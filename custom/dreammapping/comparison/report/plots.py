@@ -31,6 +31,7 @@ def _cost(row: dict[str, Any], name: str) -> float:
 def _draw(points: dict[str, list[tuple[dict[str, Any], float]]], metric: Metric) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     with rc_context({"svg.hashsalt": "comparison", "font.size": FONT_SIZE, "svg.fonttype": "none"}):  # the same numbers, the same bytes
         figure = Figure(figsize=(5.4 * len(points), 4.4), layout="constrained")
@@ -41,6 +42,9 @@ def _draw(points: dict[str, list[tuple[dict[str, Any], float]]], metric: Metric)
                 axes.errorbar(cost, metric.scale * value.value, [[low], [high]], fmt="o", markersize=4, linewidth=1)
             if all(cost > 0 for _, cost in found):
                 axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.xaxis.set_major_formatter("{x:g}")
+                axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_xlabel(COSTS[name])
             axes.set_ylabel(metric.title)
             axes.grid(alpha=0.3)
