@@ -75,8 +75,10 @@ class Convolution:
         """[B,O,h,w] -> [B,I,*size]."""
         if self.turned is not None:
             return F.conv2d(gradient, self.turned, None, 1, self.padding)
-        # Of the input only the shape is asked for; a view of one number has any shape and no memory.
-        shaped = gradient.new_empty(1).expand(len(gradient), self.weight.shape[1], *size)
+        # Of the input only shape and layout are asked for. A view of one number would have any shape and need no memory, but
+        # counts as not channels-last, and PyTorch would bring the gradient into that layout and back.
+        shape = len(gradient), self.weight.shape[1], *size
+        shaped = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
         step, pad = [self.stride] * 2, [self.padding] * 2
         wanted = [True, False, False]
         return torch.ops.aten.convolution_backward(

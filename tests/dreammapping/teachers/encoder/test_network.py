@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from dreammapping.teachers.encoder import FrozenEncoder, Layout, Unsupported, network
 from dreammapping.teachers.encoder.pieces import Tape
+from torch.utils._python_dispatch import TorchDispatchMode
 
 EMBEDDED = Path(__file__).resolve().parents[4] / "load" / "embedded-teacher"
 KINDS = {
@@ -168,3 +169,27 @@ def test_what_it_does_not_know_it_names(vaes, what):
     BREAKS[what](vae)
     with pytest.raises(Unsupported, match=what.replace("(", r"\(").replace(")", r"\)")):
         FrozenEncoder(vae)
+
+
+class ConvolutionBackwards(TorchDispatchMode):
+    """Remembers the gradients and the inputs that convolutions' backwards are asked with."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution_backward.default:
+            self.seen.append(args[:2])
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_gradient_changes_its_layout_on_the_way(vaes):
+    """cuDNN's backward takes the layout of an input of which it wants nothing else, and copies the gradient into it."""
+    images = pixels().float().requires_grad_()
+    result = FrozenEncoder(copy.deepcopy(vaes["SD 1, 2, XL"]).float())(images)
+    with ConvolutionBackwards() as backwards:
+        torch.autograd.grad(result.sum(), images)
+    assert backwards.seen
+    for tensors in backwards.seen:
+        assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors)
