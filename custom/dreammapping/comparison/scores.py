@@ -245,7 +245,7 @@ def distance(near: Distances, pictures: dict[str, np.ndarray], base: dict[str, n
     prompts = [prompt for prompt in pictures if base is None or prompt in base]
     if not prompts:
         return None
-    if pictures[prompts[0]].shape[1] > FID_LENGTH or len(prompts) < 2:
+    if pictures[prompts[0]].shape[1] > FID_LENGTH:
         value = near.of(pictures, prompts) - (0.0 if base is None else near.of(base, prompts))
         return Interval(value, math.nan, math.nan)
     if base is not None:

@@ -135,6 +135,17 @@ def test_the_distance_is_that_of_all_views_of_the_common_prompts(tmp_path):
     assert difference.low < difference.value < difference.high and "distance.net" not in rows["vdm"]["differences"]
 
 
+def test_one_common_prompt_gives_a_difference_without_an_interval(tmp_path):
+    rng = np.random.default_rng(0)
+    vdm, sds = ({(p, 0): rng.normal(size=(6, 4)) for p in prompts} for prompts in ("a", "ab"))
+    samples = {p: rng.normal(1.0, size=(5, 4)) for p in "ab"}
+    difference = distance_rows(tmp_path, {"vdm": vdm, "sds": sds}, samples)["sds"]["differences"]["distance.net"]
+    expected = frechet_distance(sds["a", 0], samples["a"]) - frechet_distance(vdm["a", 0], samples["a"])
+    assert difference.value == pytest.approx(expected) and math.isnan(difference.low)
+    apart = distance_rows(tmp_path, {"vdm": vdm, "sds": {("b", 0): sds["b", 0]}}, samples)["sds"]
+    assert "net" in apart["distances"] and apart["differences"] == {}
+
+
 def test_without_samples_or_a_network_there_is_no_distance(tmp_path):
     views = {(p, 0): np.random.default_rng(0).normal(size=(6, 4)) for p in "ac"}
     one = {"vdm": {("a", 0): views["a", 0]}, "sds": {("a", 0): views["c", 0]}}
