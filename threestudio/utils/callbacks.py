@@ -24,6 +24,8 @@ from threestudio.utils.config import dump_config
 from threestudio.utils.files import write_atomic
 from threestudio.utils.misc import barrier
 
+_NO_CODE = ("load", "docs")
+"""Folders of the working directory that a code snapshot leaves out."""
 _LARGEST_SNAPSHOT_FILE = 4 * 2**20  # bytes; code is smaller, weights are larger
 
 
@@ -50,7 +52,7 @@ class VersionedCallback(Callback):
 
 
 class CodeSnapshotCallback(VersionedCallback):
-    """Copies the code into the run's folder when training starts: what git tracks or would add, without `load/`."""
+    """Copies the code into the run's folder when training starts: what git tracks or would add, without weights and pages."""
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class CodeSnapshotCallback(VersionedCallback):
     def _copy(self, files: list[Path]) -> None:
         for file in files:
             source = file.resolve()
-            skipped = file.parts[0] == "load" or any(source.is_relative_to(folder) for folder in self.exclude)
+            skipped = file.parts[0] in _NO_CODE or any(source.is_relative_to(folder) for folder in self.exclude)
             if skipped or not source.is_file() or source.stat().st_size > _LARGEST_SNAPSHOT_FILE:
                 continue
             target = Path(self.savedir, file)

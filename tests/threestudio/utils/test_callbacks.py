@@ -21,13 +21,13 @@ from threestudio.utils.callbacks import (
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_the_code_snapshot_holds_what_git_knows_or_would_add(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("tracked.py", "new.py", "ignored.py", "load/asset.txt", "outputs/run/x.txt", "pack/deep.py"):
+    for name in ("tracked.py", "new.py", "ignored.py", "load/asset.txt", "docs/page.md", "outputs/run/x.txt", "pack/deep.py"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(name)
     Path("big.bin").write_bytes(bytes(5 * 2**20))
     Path(".gitignore").write_text("ignored.py\n")
     subprocess.run(["git", "init", "-q"], check=True)
-    subprocess.run(["git", "add", "tracked.py", "load"], check=True)
+    subprocess.run(["git", "add", "tracked.py", "load", "docs"], check=True)
     save = Path("outputs/run/code")
     CodeSnapshotCallback(save, use_version=False, exclude=["outputs"]).on_fit_start(None, None)
     copied = {path.relative_to(save).as_posix() for path in save.rglob("*") if path.is_file()}
