@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2] / "custom" / "dreammapping"
 SIZES = re.compile(r"\b(64|512|768|1024|1280)\b")
 ALLOWED = {
-    "comparison/scores.py": "FID_DRAWS, FID_LENGTH = 200, 512",  # draws, and the longest features with an interval
+    "comparison/scores.py": "FID_LENGTH = 512",  # draws, and the longest features with an interval
     "correction/card.py": "WIDTHS = (32, 64)",  # a network of our own
     "correction/measure.py": "BATCH = 64",  # pairs at once
     "evaluation/resources.py": "return peak if sys.platform",  # bytes per KiB
