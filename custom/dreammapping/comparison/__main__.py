@@ -24,7 +24,7 @@ from ..evaluation.protocol import Protocol, load_protocol
 from . import records
 from .choose import write_choices
 from .look import load_look
-from .plan import Plan, Run, load_plan, runs
+from .plan import Plan, Run, load_plan, plan_name, runs
 from .references import teacher_assets
 from .report import write_report
 from .report.content import Report
@@ -89,7 +89,8 @@ def compare(args: argparse.Namespace) -> None:
     results = collect(output, wanted, look)
     drawn = teacher_assets([p for p in plan.prompts if any(asset.prompt == p for asset in results.assets)], look, device)
     told = {key: value for key, value in dataclasses.asdict(protocol).items() if key not in ("prompts", "seeds")}  # the plan's count
-    report = Report(plan, told, results, summarize(plan, results, look, drawn), metrics(look), output)
+    command = f"python -m custom.dreammapping.comparison --plan {plan_name(args.plan)} --output OUTPUT"
+    report = Report(plan, told, results, summarize(plan, results, look, drawn), metrics(look), output, command)
     for path in write_report(output, report):
         print(path)
     if args.choose:

@@ -119,9 +119,7 @@ class Run:
 
 def load_plan(path: str | Path) -> Plan:
     """A plan from its file, or by its name in plans/. Prompts, methods and choices are looked up. Raises ConfigError."""
-    path = Path(path)
-    if not path.is_file() and (PLANS / f"{path.name}.yaml").is_file():
-        path = PLANS / f"{path.name}.yaml"
+    path = _plan_file(path)
     content = _read_yaml(path)
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path} holds no plan; it must be a block of keys, see docs/comparison.md")
@@ -136,6 +134,18 @@ def load_plan(path: str | Path) -> Plan:
         raise ConfigError(f"{path.name}.base is {base!r}, which is no method; {suggest(base, methods)}")
     found = {"prompts": prompts, "seeds": seeds, "methods": methods, "base": base, "variants": {}, "choices": None}
     return parse_settings(Plan, {**plan.__dict__, **found}, path.name)
+
+
+def plan_name(path: str | Path) -> str:
+    """What `--plan` calls it: the name of one in plans/, else the path."""
+    file = _plan_file(path)
+    return file.stem if file.resolve().parent == PLANS.resolve() else str(path)
+
+
+def _plan_file(path: str | Path) -> Path:
+    path = Path(path)
+    ours = PLANS / f"{path.name}.yaml"
+    return ours if not path.is_file() and ours.is_file() else path
 
 
 def runs(plan: Plan) -> list[Run]:

@@ -78,9 +78,10 @@ def harvest(job: Job, run: Path, record: Path) -> dict[str, Any]:
 CRAFT = Craft(harvest, train=quick.train, start=quick.CRAFT.start)
 
 
+COMMAND = "python -m comparison --plan <known>"
 LOOK = Look(Protocol("known", views=VIEWS, image_size=32, clip=("fake",)), {"fake": Network()})
 
 
 def report_of(plan: Plan, output: Path) -> Report:
     results = collect(output, runs(plan), LOOK)
-    return Report(plan, {"name": "known", "views": VIEWS}, results, summarize(plan, results, LOOK), metrics(LOOK), output)
+    return Report(plan, {"name": "known", "views": VIEWS}, results, summarize(plan, results, LOOK), metrics(LOOK), output, COMMAND)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dreammapping.comparison.plan import PLANS, ROOT, load_plan, losses_with_config, runs
+from dreammapping.comparison.plan import PLANS, ROOT, load_plan, losses_with_config, plan_name, runs
 from dreammapping.comparison.prompts import prompt_of, words_of
 from dreammapping.distillation import LOSSES, build_timesteps
 from dreammapping.errors import ConfigError
@@ -81,6 +81,12 @@ def test_variants_multiply_the_methods_and_choices_come_before_their_own_overrid
     assert list(found.methods) == ["VDM, fast", "VDM, slow", "SDS, fast", "SDS, slow"] and found.base == "VDM, fast"
     tail = {run.method: [a for a in run.job.arguments if a[:2] in ("a=", "b=")] for run in runs(found)}
     assert tail == {"VDM, fast": ["b=1", "a=1", "a=3"], "VDM, slow": ["a=1", "a=3", "b=2"], "SDS, fast": ["b=1"], "SDS, slow": ["b=2"]}
+
+
+def test_a_plan_is_called_as_on_the_command_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("title: mine")
+    assert plan_name("embedded-2d") == plan_name(PLANS / "embedded-2d.yaml") == "embedded-2d"
+    assert plan_name(tmp_path / "mine.yaml") == str(tmp_path / "mine.yaml")
 
 
 def test_prompts_come_from_a_file_beside_the_plan(tmp_path):

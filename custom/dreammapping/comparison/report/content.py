@@ -40,6 +40,8 @@ class Report:
     columns: Sequence[Metric]
     folder: Path
     """Of the records."""
+    command: str = ""
+    """What makes the runs and this report."""
 
     @cached_property
     def workers(self) -> int:

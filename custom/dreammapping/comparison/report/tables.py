@@ -18,6 +18,8 @@ COST_NAMES = ("seconds", "unet_forwards", "unet_backwards", "peak_gpu_memory_byt
 def as_markdown(report: Report) -> str:
     """Tables, then what failed and what is missing."""
     lines = [f"# {report.plan.title}", ""]
+    if report.command:
+        lines += ["```sh", report.command, "```", ""]
     if report.plan.about:
         lines += [report.plan.about.strip(), ""]
     lines += [report.counts(), "", report.explanation(), "", f"Protocol: {json.dumps(report.protocol)}"]
@@ -41,7 +43,7 @@ def as_json(report: Report) -> str:
     """Everything but the features: plan, protocol, rows with intervals, and every asset's values as a row of `assets`, with `columns`."""
     columns, assets = _assets(report)
     content = {
-        "title": report.plan.title, "plan": _plain(report.plan), "protocol": report.protocol, "devices": report.devices, "workers": report.workers,
+        "title": report.plan.title, "command": report.command, "plan": _plain(report.plan), "protocol": report.protocol, "devices": report.devices, "workers": report.workers,
         "methods": report.rows, "failed": report.results.failed, "missing": report.results.missing, "columns": columns, "assets": [],
     }  # fmt: skip
     lines = ",\n".join(f"  {json.dumps(asset)}" for asset in assets)

@@ -57,6 +57,7 @@ def test_the_raw_numbers_are_all_there_and_are_json(written: Path):
 
 def test_the_page_asks_for_nothing_and_quotes_what_it_was_told(written: Path):
     page = (written / "report.html").read_text()
+    assert "<pre>python -m comparison --plan &lt;known&gt;</pre>" in page
     assert "<h1>Known &lt;things&gt;</h1>" in page and "Nothing &amp; more." in page and "at step 7 &lt;b&gt;" in page
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
     assert len(sources) == 3 * 3 * 2 + 2 + 1 and all(source.startswith("data:") for source in sources)
