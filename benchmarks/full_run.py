@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "custom"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
-from memory import alone  # noqa: E402
-from stepping import COMPILED, own_overrides, random_sd21, tiny_teacher  # noqa: E402
+from benchmarks.stepping import COMPILED, alone, own_overrides, random_sd21, tiny_teacher  # noqa: E402
 
 CONFIG = "custom/dreammapping/configs/vdm-gs.yaml"
 MARKS = {"set-up": "Images of validation", "training": "`Trainer.fit` stopped", "test views and export": "Test results"}
@@ -36,6 +35,7 @@ def start(folder: Path, name: str, steps: int, tiny: bool) -> dict[str, Any]:
     """Run to the end; seconds by part, facts of the model card, and the output's tail if it failed."""
     caches = {"XDG_CACHE_HOME": "cache", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
     environment = {**os.environ, **{key: str(folder / value) for key, value in caches.items()}, "PYTHONUNBUFFERED": "1"}
+    # The prompt is embedded in a process of its own, as it is by default.
     overrides = [o for o in own_overrides(folder / "teacher", "gs", tiny) if "spawn" not in o]
     command = [
         sys.executable, "launch.py", "--config", CONFIG, "--train", "system.prompt_processor.prompt=a red striped mug",
@@ -69,7 +69,8 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder, report = Path(scratch), {}
-        alone(tiny_teacher, folder / "teacher") if options.tiny else alone(random_sd21, folder / "teacher", "cuda")
+        make, *where = (tiny_teacher,) if options.tiny else (random_sd21, "cuda")
+        alone(make, folder / "teacher", *where)
         for number in range(1, options.starts + 1):
             found = report[f"start {number}"] = start(folder, f"start{number}", options.steps, options.tiny)
             options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")

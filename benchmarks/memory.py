@@ -16,12 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
-from benchmarks.stepping import COMPILED, EAGER, Run, random_sd21, timed, tiny_teacher  # noqa: E402
+from benchmarks.stepping import COMPILED, EAGER, Run, alone, random_sd21, timed, tiny_teacher  # noqa: E402
 from dreammapping.evaluation.resources import device_name  # noqa: E402
 from dreammapping.system.memory_estimate import CONTEXT_BYTES, GIB, estimate  # noqa: E402
 from dreammapping.system.memory_report import operator_of, setup_of  # noqa: E402
@@ -163,12 +160,6 @@ def main() -> None:
             print(line(name, found), flush=True)
             options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
     print(f"raw numbers: {options.output}")
-
-
-def alone(work: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of `work` in a process that ends with it, so that its memory is nobody else's."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -155,6 +157,12 @@ def timed(run: Callable[[], None], device: torch.device, iterations: int) -> flo
         run()
     synchronize(device)
     return 1e3 * (time.perf_counter() - begin) / iterations
+
+
+def alone(work: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of `work` in a process that ends with it, so that its memory is nobody else's."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 @contextmanager

@@ -28,10 +28,10 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "custom"), str(ROOT / "benchmarks"), str(ROOT / "tests" / "helpers")]
+sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
 import pytorch_lightning as pl  # noqa: E402
-from stepping import random_sd21, tiny_teacher  # noqa: E402
+from benchmarks.stepping import alone, random_sd21, tiny_teacher  # noqa: E402
 
 LOOK = 10
 """Steps after which the Gaussians are compared; the first are added in the step after."""
@@ -221,10 +221,8 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder, found = Path(scratch), {}
-        if options.tiny:
-            tiny_teacher(folder / "teacher")
-        else:
-            random_sd21(folder / "teacher", "cuda")
+        make, *where = (tiny_teacher,) if options.tiny else (random_sd21, "cuda")
+        alone(make, folder / "teacher", *where)
         for name, processes in runs.items():
             found[name] = launch(folder, processes, name, options)
             report = compare(found)

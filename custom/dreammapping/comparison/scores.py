@@ -205,10 +205,10 @@ def summarize(plan: Plan, results: Results, look: Look, teacher: Sequence[Asset]
         assets = {m: [a for a in results.assets if (a.representation, a.method) == (kind, m)] for m in plan.methods}
         pictures = {method: _pictures(own, name, near.reference) for method, own in assets.items()}
         for method, own in assets.items():
-            others = None if method == plan.base else plan.base
-            row = _summary(kind, method, own, assets.get(others, []), columns)
+            base = None if method == plan.base else plan.base
+            row = _summary(kind, method, own, [] if base is None else assets[base], columns)
             row["distances"] = {} if (found := distance(near, pictures[method])) is None else {name: found}
-            if others is not None and (found := distance(near, pictures[method], pictures[others])) is not None:
+            if base is not None and (found := distance(near, pictures[method], pictures[base])) is not None:
                 row["differences"][DISTANCE.format(name)] = found
             rows.append(row)
         if teacher:

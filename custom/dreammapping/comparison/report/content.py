@@ -40,7 +40,7 @@ class Report:
     columns: Sequence[Metric]
     folder: Path
     """Of the records."""
-    command: str = ""
+    command: str
     """What makes the runs and this report."""
 
     @cached_property

@@ -29,7 +29,7 @@ def as_html(report: Report) -> str:
         css=parts["css"],
         js=parts["js"],
         title=escape(report.plan.title),
-        command=f"<pre>{escape(report.command)}</pre>" if report.command else "",
+        command=escape(report.command),
         about=f"<p>{escape(report.plan.about.strip())}</p>" if report.plan.about else "",
         counts=escape(report.counts()),
         explanation=escape(report.explanation()),

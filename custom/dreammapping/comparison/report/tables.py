@@ -17,9 +17,7 @@ COST_NAMES = ("seconds", "unet_forwards", "unet_backwards", "peak_gpu_memory_byt
 
 def as_markdown(report: Report) -> str:
     """Tables, then what failed and what is missing."""
-    lines = [f"# {report.plan.title}", ""]
-    if report.command:
-        lines += ["```sh", report.command, "```", ""]
+    lines = [f"# {report.plan.title}", "", "```sh", report.command, "```", ""]
     if report.plan.about:
         lines += [report.plan.about.strip(), ""]
     lines += [report.counts(), "", report.explanation(), "", f"Protocol: {json.dumps(report.protocol)}"]

@@ -83,6 +83,6 @@ def test_distances_and_the_teacher_have_their_places(tmp_path: Path):
     rows = summarize(plan, Results([], {}, [], {}), known.LOOK)
     rows[0] |= {"distances": {"judge": Interval(0.12345, 0.1, 0.2)}}
     rows.append({**rows[1], "method": TEACHER, "assets": 3, "values": {"clip.fake": Interval(70.0, 60.0, 80.0)}})
-    text = as_markdown(Report(plan, {}, Results([], {}, [], {}), rows, metrics(known.LOOK), tmp_path))
+    text = as_markdown(Report(plan, {}, Results([], {}, [], {}), rows, metrics(known.LOOK), tmp_path, known.COMMAND))
     assert "distance from the teacher (judge)" in text and "| vdm | 0 |  | 0.1235 [0.1000, 0.2000] |" in text
     assert f"| {TEACHER} | 3 | 70.0 [60.0, 80.0] |  |" in text
