@@ -79,7 +79,7 @@ def test_the_shares_together_are_what_one_process_has(together: SimpleNamespace,
 
 def test_messages(together: SimpleNamespace):
     for messages in (found["messages"] for found in together.found):
-        assert messages["alike"] == messages["start"] == ""
+        assert messages["alike"] == messages["start"] == messages["apart"] == ""
         for name in ("bits", "places", "sizes"):
             assert "no longer the same on all processes" in messages[name]
         assert "[3], [4]" in messages["sizes"]

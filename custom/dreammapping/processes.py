@@ -8,7 +8,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,28 +69,33 @@ class Rows:
 def sum_over_processes(tensors: Iterable[Tensor | None]) -> None:
     """In place, in one transfer for each type of number. None is left out: it has to be None on all processes."""
     if together():
-        _add_up(tensors, 1)
+        _in_one_transfer(tensors, dist.all_reduce)
 
 
 def average_over_processes(tensors: Iterable[Tensor | None]) -> None:
     """As `sum_over_processes`, divided by the number of processes: of gradients of means over equal shares of a batch,
     the gradient of the mean over the whole batch."""
     if together():
-        _add_up(tensors, process_count())
+        _in_one_transfer(tensors, lambda flat: (dist.all_reduce(flat), flat.div_(process_count())))
 
 
-def _add_up(tensors: Iterable[Tensor | None], divisor: int) -> None:
+def follow_first(tensors: Iterable[Tensor | None]) -> None:
+    """As `sum_over_processes`, with the first process's values for all."""
+    if together():
+        _in_one_transfer(tensors, lambda flat: dist.broadcast(flat, 0))
+
+
+@torch.no_grad()
+def _in_one_transfer(tensors: Iterable[Tensor | None], transfer: Callable[[Tensor], Any]) -> None:
     by_type: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         if tensor is not None:
             by_type.setdefault(tensor.dtype, []).append(tensor)
     for group in by_type.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
-        dist.all_reduce(flat)
-        if divisor > 1:
-            flat /= divisor
-        totals = flat.split([tensor.numel() for tensor in group])
-        torch._foreach_copy_(group, [total.view(tensor.shape) for tensor, total in zip(group, totals)])
+        transfer(flat)
+        found = flat.split([tensor.numel() for tensor in group])
+        torch._foreach_copy_(group, [part.view(tensor.shape) for tensor, part in zip(group, found)])
 
 
 def greatest_over_processes(tensor: Tensor) -> None:
@@ -99,23 +104,18 @@ def greatest_over_processes(tensor: Tensor) -> None:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
 
 
-class GatherRows(torch.autograd.Function):
-    """A tensor of each process, stacked by rank: [...] -> [processes, ...], with graph.
-
-    The gradient that comes back is of the sum of all processes' losses.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        parts = [torch.empty_like(own) for _ in range(process_count())]
-        dist.all_gather(parts, own.contiguous())
-        return torch.stack(parts)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[process_rank()]
+@torch.no_grad()
+def gather_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Of each tensor [B, ...] those of all processes, by rank: [processes * B, ...]. One transfer, without graph."""
+    if not together():
+        return list(tensors)
+    pieces = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
+    own = torch.cat(pieces)
+    everyone = own.new_empty(process_count() * own.numel())
+    dist.all_gather_into_tensor(everyone, own)
+    parts = everyone.view(process_count(), -1).split([piece.numel() for piece in pieces], 1)
+    # A copy of its own has the place in memory that other types of number need.
+    return [part.clone().view(-1).view(x.dtype).view(-1, *x.shape[1:]) for part, x in zip(parts, tensors)]
 
 
 # ---- agreeing ----
@@ -138,12 +138,7 @@ def start_alike(module: nn.Module, what: str) -> None:
             f"{what} has other shapes on different processes, so they cannot train it together. Start it from "
             "something that does not depend on the process, such as a file (system.geometry.load_splat)"
         )
-    with torch.no_grad():
-        for tensor in tensors:
-            if tensor.numel():
-                value = tensor.data.contiguous()  # NCCL takes no other
-                dist.broadcast(value, 0)
-                tensor.data.copy_(value)
+    follow_first(tensors)
 
 
 def require_alike(tensors: Iterable[Tensor], what: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
-from dreammapping.degradation.batch_norm import WholeBatchNorm2d  # noqa: E402
 from dreammapping.distillation import (  # noqa: E402
     Distiller,
     DistillerSettings,
@@ -28,6 +28,7 @@ from dreammapping.distillation import (  # noqa: E402
     draw_noise,
 )
 from dreammapping.distillation.draw import draw_training_pairs  # noqa: E402
+from dreammapping.distillation.recorded_update import RecordedUpdate  # noqa: E402
 from dreammapping.gaussians import Densification, DensificationSettings  # noqa: E402
 from dreammapping.processes import (  # noqa: E402
     Rows,
@@ -41,6 +42,8 @@ from dreammapping.teachers.closed_form import ClosedFormTeacher, GaussianMixture
 from threestudio.errors import ConfigError  # noqa: E402
 from threestudio.models.background.base import random_colors  # noqa: E402
 from threestudio.utils.processes import own_rows  # noqa: E402
+
+from tests.helpers.recorder import PlayedRecorder  # noqa: E402
 
 BATCH, SHAPE = 4, (4, 8, 8)
 
@@ -70,35 +73,30 @@ def random_numbers() -> dict[str, torch.Tensor]:
             "colors": colors, "rest": rest.expand(len(noise))}  # fmt: skip
 
 
-def batch_norm() -> dict[str, torch.Tensor]:
-    """Values, gradients and running statistics of a mean over the batch."""
-    norm = WholeBatchNorm2d(4).double()
-    norm.weight.data, norm.bias.data = numbers(4, seed=8), numbers(4, seed=9)
-    x = own(numbers(BATCH, *SHAPE) + 3).requires_grad_()
-    for _ in range(2):  # the running statistics are averages over steps
-        y = norm(x)
-    (y * own(numbers(BATCH, *SHAPE, seed=4))).mean().backward()
-    average_over_processes([norm.weight.grad, norm.bias.grad])
-    rows = {"y": y.detach(), "dx": x.grad / process_count()}
-    alike = {"dw": norm.weight.grad, "db": norm.bias.grad, "mean": norm.running_mean, "variance": norm.running_var}
-    return rows | {name: value.expand(len(y), -1) for name, value in alike.items()}
+TEXTS = {name: torch.zeros(1, 1, 1) for name in ("cond", "empty")}
 
 
-def distillation(reduction: str, shared: bool, **loss: Any) -> dict[str, torch.Tensor]:
-    """Three steps of VDM on latents that all depend on one parameter, whose gradient the processes average."""
+def distiller_of(shared: bool = False, recorded: bool = False, reduction: str = "mean", **loss: Any) -> Distiller:
     generator = torch.Generator().manual_seed(3)
     predictor = teacher()
     vdm = build_loss({"type": "vdm", "m_dtype": "float64", **loss}, LossContext(predictor, SHAPE, generator))
     settings = DistillerSettings(grad_reduction=reduction)
-    distiller = Distiller(vdm, predictor, settings, generator, build_timesteps({"type": "uniform", "shared": shared}))
+    made = Distiller(vdm, predictor, settings, generator, build_timesteps({"type": "uniform", "shared": shared}))
+    if recorded:
+        made.recorded = RecordedUpdate(made.update, vdm, made.optimizer, PlayedRecorder())
+    return made
+
+
+def distillation(**options: Any) -> dict[str, torch.Tensor]:
+    """Three steps of VDM on latents that all depend on one parameter, whose gradient the processes average."""
+    distiller = distiller_of(**options)
     parameter = numbers(*SHAPE, seed=6).requires_grad_()
-    texts = {name: torch.zeros(1, 1, 1) for name in ("cond", "empty")}
     for step in range(3):
         latents = parameter * own(numbers(BATCH, *SHAPE, seed=20 + step))
-        gradient = torch.autograd.grad(distiller(latents, texts, step=step).loss, parameter)[0]
+        gradient = torch.autograd.grad(distiller(latents, TEXTS, step=step).loss, parameter)[0]
         average_over_processes([gradient])
         parameter.data -= 0.1 * gradient
-    learned = torch.cat([p.detach().flatten().double() for p in vdm.parameters()])
+    learned = torch.cat([p.detach().flatten().double() for p in distiller.loss.parameters()])
     return {"parameter": parameter.detach().expand(len(latents), *SHAPE), "learned": learned.expand(len(latents), -1)}
 
 
@@ -119,14 +117,14 @@ def statistics(loss_over_views: str, views: str) -> dict[str, torch.Tensor]:
 
 CASES = {
     "random numbers": random_numbers,
-    "batch norm": batch_norm,
-    "mean": lambda: distillation("mean", False),
-    "sum": lambda: distillation("sum", False),
-    "shared t": lambda: distillation("mean", True),
-    "linear": lambda: distillation("mean", False, operator="linear"),
-    "some t train": lambda: distillation("mean", False, operator="linear", op_tmin=700),
-    "measured": lambda: distillation("mean", False, operator="linear", dca={"type": "measured"}),
-    "learned": lambda: distillation("mean", False, operator="linear", dca={"type": "learned"}),
+    "mean": distillation,
+    "sum": lambda: distillation(reduction="sum"),
+    "shared t": lambda: distillation(shared=True),
+    "recorded": lambda: distillation(recorded=True),
+    "linear": lambda: distillation(operator="linear"),
+    "some t train": lambda: distillation(operator="linear", op_tmin=700),
+    "measured": lambda: distillation(operator="linear", dca={"type": "measured"}),
+    "learned": lambda: distillation(operator="linear", dca={"type": "learned"}),
     "statistics of a mean": lambda: statistics("mean", "all"),
     "statistics of a sum": lambda: statistics("sum", "all"),
     "statistics of the last view": lambda: statistics("sum", "last"),
@@ -136,6 +134,15 @@ CASES = {
 def shares() -> dict[str, dict[str, torch.Tensor]]:
     """Of each case this process's rows, by name."""
     return {name: case() for name, case in CASES.items()}
+
+
+def step_apart() -> Iterator[torch.Tensor]:
+    """What a step leaves of an operator that differs between the processes by as little as rounding does."""
+    distiller = distiller_of(operator="linear")
+    for parameter in distiller.loss.parameters():
+        parameter.data += 1e-12 * process_rank()
+    distiller(own(numbers(BATCH, *SHAPE)).requires_grad_(), TEXTS)
+    return distiller.loss.parameters()
 
 
 def messages() -> dict[str, str]:
@@ -150,6 +157,7 @@ def messages() -> dict[str, str]:
         "sizes": lambda: require_alike([torch.ones(3 + process_rank())], "this"),
         "differ": lambda: start_alike(torch.nn.Linear(2, 2 + process_rank()), "the system"),
         "start": lambda: (start_alike(module, "the system"), require_alike(module.parameters(), "the system")),
+        "apart": lambda: require_alike(step_apart(), "the operator"),
         "odd": lambda: own_rows(3),
     }.items():
         try:

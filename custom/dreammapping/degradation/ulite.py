@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError
-from .batch_norm import WholeBatchNorm2d
 
 STEM_WIDTH = 16
 """The published width at full resolution."""
@@ -22,7 +21,7 @@ Norm = Callable[[int], nn.Module]
 
 
 def batch_norm(channels: int) -> nn.Module:
-    return WholeBatchNorm2d(channels)
+    return nn.BatchNorm2d(channels)
 
 
 def group_norm(channels: int) -> nn.Module:

@@ -37,8 +37,9 @@ class AuxiliaryUpdate:
 class AuxiliaryOptimizer:
     """The optimizer of a loss's parameters, restorable before the parameters have reached their device."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], update: AuxiliaryUpdate) -> None:
-        self.update = update
+    def __init__(self, parameters: Iterable[nn.Parameter], update: AuxiliaryUpdate, *, shared_out: bool = True) -> None:
+        """`shared_out`: each of several processes brings the loss of its own part of the batch."""
+        self.update, self.shared_out = update, shared_out
         self.parameters = [p for p in parameters if p.requires_grad]
         self._optimizer: torch.optim.Optimizer | None = None
         self._restored: dict[str, Any] | None = None
@@ -47,7 +48,8 @@ class AuxiliaryOptimizer:
         """One update on a scalar loss; touches no gradient but those of its own parameters."""
         optimizer = self._ready()
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        average_over_processes(gradients)  # what a loss learns is outside the trainer's own synchronization
+        if self.shared_out:
+            average_over_processes(gradients)  # what a loss learns is outside the trainer's own synchronization
         for parameter, gradient in zip(self.parameters, gradients):
             parameter.grad = None if gradient is None else _laid_out_like(parameter, gradient)
         optimizer.step()

@@ -31,7 +31,6 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..processes import sum_over_processes
 from .dca import Coefficient, CutOff, interpolate, register_coefficient
 from .draw import NoisyDraw
 from .noise_schedule import NoiseSchedule
@@ -106,7 +105,6 @@ class Measured(Coefficient):
         rows = torch.stack([torch.ones_like(above), above, below]).to(self.above)
         rows = torch.where(rows.isfinite().all(0), rows, 0.0)  # one picture that overflowed must not stay in the average
         sums = rows @ torch.nn.functional.one_hot(place, bins).to(rows)  # a scatter's sum depends on the order on a GPU
-        sum_over_processes([sums])
         count, above, below = sums
         kept = self.settings.decay**count
         self.above.copy_(torch.lerp(above / count.clamp(min=1e-6), self.above, kept))

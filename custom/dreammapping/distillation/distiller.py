@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..processes import Rows, process_count
+from ..processes import Rows, process_count, together
 from .auxiliary import AuxiliaryOptimizer
 from .cfg import CFGConvention
 from .draw import NoisyDraw, draw_noise
+from .joint_update import joint_update
 from .loss import ScoreLoss, ScoreResult
 from .recorded_update import RecordedUpdate
 from .teacher import NoisePredictor, PromptedTeacher
@@ -106,7 +107,9 @@ class Distiller:
         self.generator = generator
         self.timesteps = timesteps or Uniform()
         self.weighting = WEIGHTINGS.get(settings.weighting_strategy)
-        self.optimizer = AuxiliaryOptimizer(loss.parameters(), loss.update) if loss.update else None
+        self.optimizer: AuxiliaryOptimizer | None = None
+        if loss.update:
+            self.optimizer = AuxiliaryOptimizer(loss.parameters(), loss.update, shared_out=not loss.small_operations)
         self.recorded: RecordedUpdate | None = None
         if self.optimizer is not None and self.optimizer.parameters and settings.cuda_graphs:
             self.recorded = RecordedUpdate(self.update, loss, self.optimizer)
@@ -133,7 +136,7 @@ class Distiller:
             perp_neg_weights=perp_neg_weights,
         )
         answers = self.loss.ask(draw, prompted)
-        result, auxiliary = (self.recorded or self.update)(draw, answers)
+        result, auxiliary = self.learn(draw, answers)
         gradient = self.gradient(draw, result.residual)
         diagnostics = {
             **{name: value.detach() for name, value in result.diagnostics.items()},
@@ -155,10 +158,18 @@ class Distiller:
         schedule = self.teacher.schedule
         clean = latents.detach()
         rows = Rows.of_process(len(clean))
-        t_host = rows.take(self.timesteps.draw(rows.total, step, schedule.steps, self.generator))
+        t_whole = self.timesteps.draw(rows.total, step, schedule.steps, self.generator)
         noise = draw_noise(clean, self.generator, self.settings.offset_noise)
         earlier = self.timesteps.earlier(len(clean), step, schedule.steps)
-        return NoisyDraw.noised(clean, noise, t_host, schedule, step, context, earlier)
+        draw = NoisyDraw.noised(clean, noise, rows.take(t_whole), schedule, step, context, earlier)
+        return replace(draw, t_whole=t_whole)
+
+    def learn(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
+        """`update`, recorded where that is possible, and of the whole batch where several processes do the same work."""
+        update = self.recorded or self.update
+        if together() and self.loss.small_operations:
+            return joint_update(update, self.loss, draw, answers)
+        return update(draw, answers)
 
     def update(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
         """The result that gives the residual, and the auxiliary losses before any update of this step."""

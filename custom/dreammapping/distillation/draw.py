@@ -35,6 +35,8 @@ class NoisyDraw:
     """Per-image extras a loss may condition on, e.g. `c2w` [B,4,4], `mvp_mtx` [B,4,4]."""
     t_earlier: Tensor | None = None
     """[B] integer, on the CPU: the less noisy step t is paired with; None where the timesteps make no pairs."""
+    t_whole: Tensor | None = None
+    """[processes * B] t_host of the whole batch, by rank; None unless it is the step's own draw."""
 
     @classmethod
     def noised(

@@ -5,7 +5,7 @@ To add one: docs/add-a-loss.md. The tests pick it up by its name.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -46,6 +46,11 @@ class ScoreResult:
     """Scalars to log, without graph."""
 
 
+Update = Callable[[NoisyDraw, Any], "tuple[ScoreResult, Mapping[str, Tensor]]"]
+"""A draw and a loss's answers -> its result, and the auxiliary losses before any update: `Distiller.update`, or what takes
+its place."""
+
+
 @dataclass
 class NoSettings:
     """A loss without options."""
@@ -66,7 +71,9 @@ class ScoreLoss(nn.Module):
     update: AuxiliaryUpdate | None = None
     """How the loss's own parameters are trained; None if it has none."""
     small_operations: bool = False
-    """True if `forward` and its backward are many small operations, which several CPU threads only slow down."""
+    """True if `forward` and its backward are many small operations, which several CPU threads only slow down. Several
+    processes then do all of them for the whole batch (joint_update.py): `ask` answers with a Guided, and `forward` draws no
+    random numbers and does without the context."""
 
     def __init__(self, settings: Any, context: LossContext) -> None:
         super().__init__()

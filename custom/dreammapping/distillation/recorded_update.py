@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import replace
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -13,9 +12,8 @@ from ..replay import Recorder, Replayed
 from .auxiliary import AuxiliaryOptimizer
 from .cfg import Guided
 from .draw import NoisyDraw
-from .loss import ScoreLoss, ScoreResult
-
-Update = Callable[[NoisyDraw, Any], "tuple[ScoreResult, Mapping[str, Tensor]]"]
+from .loss import ScoreLoss, ScoreResult, Update
+from .step_tensors import flatten, rebuild
 
 
 class RecordedUpdate:
@@ -35,15 +33,14 @@ class RecordedUpdate:
 
     def __call__(self, draw: NoisyDraw, answers: Any) -> tuple[ScoreResult, Mapping[str, Tensor]]:
         """As `Distiller.update`; the auxiliary losses come without graph, as they have been used."""
-        possible = self._replayed.covers(draw.clean.device) and isinstance(answers, Guided) and not together()
+        transfers = self._optimizer.shared_out and together()  # which wait for other processes
+        possible = self._replayed.covers(draw.clean.device) and isinstance(answers, Guided) and not transfers
         decisions = self._loss.decisions(draw) if possible else None
         if decisions is None:
             return self._update(draw, answers)
         self._now = (decisions, draw, answers)
-        drawn = (draw.clean, draw.noise, draw.noisy, draw.t, draw.alpha_bar)
-        inputs = (answers.cond, answers.uncond, answers.guided, *drawn)
         where = self._optimizer.parameters[0].data_ptr()  # another one: the loss has been moved
-        residual, *scalars = self._replayed(*inputs, key=(decisions, where))
+        residual, *scalars = self._replayed(*flatten(draw, answers), key=(decisions, where))
         auxiliary, diagnostics = self._names[decisions]
         first = dict(zip(auxiliary, scalars))
         return ScoreResult(residual, first, dict(zip(diagnostics, scalars[len(first) :]))), first
@@ -52,11 +49,9 @@ class RecordedUpdate:
         """The optimizer's tensors have been replaced."""
         self._replayed.forget()
 
-    def _run(self, cond: Tensor, uncond: Tensor, guided: Tensor, *drawn: Tensor) -> tuple[Tensor, ...]:
+    def _run(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         decisions, draw, answers = self._now
-        clean, noise, noisy, t, alpha_bar = drawn
-        draw = replace(draw, clean=clean, noise=noise, noisy=noisy, t=t, alpha_bar=alpha_bar, context={})
-        result, first = self._update(draw, replace(answers, cond=cond, uncond=uncond, guided=guided))
+        result, first = self._update(*rebuild(draw, answers, tensors))
         self._names[decisions] = (list(first), list(result.diagnostics))
         found = (result.residual, *first.values(), *result.diagnostics.values())
         return tuple(value.detach() for value in found)

@@ -20,7 +20,6 @@ from torch import Tensor
 from ..degradation import build_operator
 from ..degradation.pretrained import OperatorKind, start_operator
 from ..errors import ConfigError
-from ..processes import process_count, sum_over_processes
 from .auxiliary import AuxiliaryUpdate
 from .cfg import Guided
 from .dca import CutOff, Fixed, build_coefficient
@@ -181,13 +180,7 @@ class VDM(ScoreLoss):
         return self._trains(draw), draw.step < self.settings.psi_warmup
 
     def _trains(self, draw: NoisyDraw) -> bool:
-        """Whether any image of the whole batch has t >= op_tmin."""
-        here = (draw.t_host >= self.settings.op_tmin).any()
-        if self.settings.op_tmin <= 0 or process_count() == 1:
-            return bool(here)
-        count = here.to(draw.t)
-        sum_over_processes([count])
-        return bool(count > 0)
+        return bool((draw.t_host >= self.settings.op_tmin).any())
 
     def degrade(self, eps: Tensor, draw: NoisyDraw, training: bool = True) -> Tensor:
         """M_psi(eps) [B,C,h,w] in eps's dtype, with graph to psi."""
@@ -196,16 +189,14 @@ class VDM(ScoreLoss):
         return self.operator(eps.to(DTYPES[self.settings.m_dtype]), draw.t).to(eps.dtype)
 
     def operator_loss(self, mapped: Tensor, draw: NoisyDraw) -> Tensor:
-        """L_op = mean |M(e) - eps|^2 over the images with t >= op_tmin (eq. 17), those of all processes on average."""
+        """L_op = mean |M(e) - eps|^2 over the images with t >= op_tmin (eq. 17)."""
         error = (mapped - draw.noise).square().mean((1, 2, 3))
         if self.settings.op_weight == "one_minus_alpha_bar":
             error = error * (1 - draw.alpha_bar.flatten())
         if self.settings.op_tmin <= 0:
             return error.mean()
         trains = (draw.t >= self.settings.op_tmin).to(error.dtype)
-        count = trains.sum()
-        sum_over_processes([count])
-        return process_count() * (error * trains).sum() / count
+        return (error * trains).sum() / trains.sum()
 
 
 def rms(x: Tensor) -> Tensor:
