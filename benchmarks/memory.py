@@ -8,7 +8,7 @@ Each variant has a process of its own, from loading the teacher to steps after a
 that fails is reported with its error. Measured are the peak that torch's allocator had reserved, the memory of recordings
 included, and with it the process's peak: what the driver counts beside the allocator is added (of other programs on the
 GPU, too).
-What is allocated leaves out what recordings keep. The variants for 12, 8 and 6 GB cards run under a limit, so that they
+What is allocated leaves out what recordings keep. The variants for cards of 12 to 5 GB run under a limit, so that they
 show that they fit.
 """
 
@@ -37,7 +37,8 @@ from threestudio.utils.misc import get_device  # noqa: E402
 
 CONFIG = ROOT / "custom" / "dreammapping" / "configs" / "vdm-gs.yaml"
 
-HALF, SMALLER = ["system.guidance.encode_slice=2"], ["system.guidance.encode_slice=1", "system.guidance.unet_slice=4"]
+HALF, SINGLE = ["system.guidance.encode_slice=2"], ["system.guidance.encode_slice=1"]
+SMALLER = [*SINGLE, "system.guidance.unet_slice=4"]
 UNRECORDED = "system.guidance.cuda_graphs=false"
 MANY = ["system.geometry.init.num_points=500000"]
 VARIANTS: dict[str, tuple[float, list[str]]] = {
@@ -45,11 +46,13 @@ VARIANTS: dict[str, tuple[float, list[str]]] = {
     "everything off": (0, [*EAGER]),
     "no recordings": (0, [UNRECORDED]),
     "encode_slice 2": (0, HALF),
-    "encode_slice 1": (0, ["system.guidance.encode_slice=1"]),
+    "encode_slice 1": (0, SINGLE),
     "12 GB: default": (12, []),
     "8 GB": (8, HALF),
     "8 GB: 500k Gaussians": (8, [*HALF, *MANY]),
-    "6 GB": (6, [*SMALLER, UNRECORDED]),
+    "6 GB": (6, SINGLE),
+    "6 GB: 500k Gaussians": (6, [*SINGLE, *MANY]),
+    "5 GB": (5, [*SMALLER, UNRECORDED]),
     "offload": (0, [*SMALLER, "system.guidance.enable_sequential_cpu_offload=true"]),
     "compiled U-Net": (0, [COMPILED]),
 }
