@@ -2,6 +2,7 @@
 
     python benchmarks/two_gpus.py             # two CUDA GPUs: the paper's sizes, random weights of SD 2.1-base's shapes
     python benchmarks/two_gpus.py --quick
+    python benchmarks/two_gpus.py --compiled  # the U-Net compiled, as one would have it for a long run
     python benchmarks/two_gpus.py --tiny      # two CPU processes and a miniature teacher, to see that everything runs
 
 Each of the three trainings starts from the same Gaussians and sees the same views: twice on one GPU (how far apart two
@@ -31,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "custom")]
 
 import pytorch_lightning as pl  # noqa: E402
-from benchmarks.stepping import alone, random_sd21, tiny_teacher  # noqa: E402
+from benchmarks.stepping import COMPILED, alone, random_sd21, tiny_teacher  # noqa: E402
 
 LOOK = 10
 """Steps after which the Gaussians are compared; the first are added in the step after."""
@@ -78,25 +79,27 @@ def mark(device: torch.device) -> Any:
 # ---- one process ----
 
 
-def train(folder: Path, processes: int, steps: int, tiny: bool, name: str) -> None:
-    """One training as rank LOCAL_RANK of `processes`; rank 0 writes folder/name.pt."""
+def train(folder: Path, processes: int, options: argparse.Namespace) -> None:
+    """One training as rank LOCAL_RANK of `processes`; rank 0 writes its result beside the teacher in `folder`."""
     import dreammapping  # noqa: F401  registers its classes
     import threestudio
     from threestudio.utils.config import load_config
     from threestudio.utils.misc import set_device
     from threestudio.utils.processes import strategy_for
 
+    tiny = options.tiny
     if tiny:
         set_device("cpu")
     meet(processes, tiny)
-    config = load_config(ROOT / "custom" / "dreammapping" / "configs" / "vdm-gs.yaml", cli_args=overrides(folder, tiny))
+    own = overrides(folder, tiny) + ([COMPILED] if options.compiled else [])
+    config = load_config(ROOT / "custom" / "dreammapping" / "configs" / "vdm-gs.yaml", cli_args=own)
     pl.seed_everything(config.seed)
     system = threestudio.find(config.system_type)(config.system)
     system.set_save_dir(str(folder / "save"))
     watch = Watch()
     settings: dict[str, Any] = {"accelerator": "cpu" if tiny else "gpu", "devices": processes}
     trainer = pl.Trainer(
-        **settings, strategy=strategy_for(system, settings), max_steps=steps, callbacks=[watch], logger=False,
+        **settings, strategy=strategy_for(system, settings), max_steps=options.steps, callbacks=[watch], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
     )  # fmt: skip
     begin = time.perf_counter()
@@ -104,7 +107,7 @@ def train(folder: Path, processes: int, steps: int, tiny: bool, name: str) -> No
     if trainer.is_global_zero:
         result = {"milliseconds": watch.milliseconds(), "moved": watch.moved, "count": system.geometry.count}
         result |= {"seconds": time.perf_counter() - begin, "summing_ms": summing(trainer)}
-        torch.save(result, folder / f"{name}.pt")
+        torch.save(result, folder / f"{options.name}.pt")
     elif processes > 1:
         summing(trainer)
 
@@ -159,7 +162,8 @@ def launch(folder: Path, processes: int, name: str, options: argparse.Namespace)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, __file__, "--as-rank-of", str(processes), "--name", name, "--folder", str(folder)]
-    command += ["--steps", str(options.steps)] + (["--tiny"] if options.tiny else [])
+    command += ["--steps", str(options.steps)]
+    command += [f"--{flag}" for flag in ("tiny", "compiled") if getattr(options, flag)]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes), "NODE_RANK": "0"}
     ranks = [{"LOCAL_RANK": str(i), "RANK": str(i)} for i in range(processes)] if processes > 1 else [{}]
     log = folder / f"{name}.log"
@@ -203,6 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer steps, no second run on one GPU")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one training")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/two_gpus.json"))
@@ -212,7 +217,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     if options.as_rank_of:
-        train(options.folder, options.as_rank_of, options.steps, options.tiny, options.name)
+        train(options.folder, options.as_rank_of, options)
         return
     if not options.tiny and torch.cuda.device_count() < 2:
         raise SystemExit(f"two CUDA GPUs are needed, {torch.cuda.device_count()} found; --tiny runs on the CPU")
