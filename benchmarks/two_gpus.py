@@ -6,9 +6,10 @@
     python benchmarks/two_gpus.py --tiny      # two CPU processes and a miniature teacher, to see that everything runs
 
 Each of the three trainings starts from the same Gaussians and sees the same views: twice on one GPU (how far apart two
-equal runs end, because kernels add in any order, is the yardstick), once on two. Compared is how far each parameter has
-moved, as a relative difference, just before Gaussians are first added; and their number at the end. The training is the
-product's own: the system in Lightning's Trainer.
+equal runs end, because kernels add in any order, is the yardstick), once on two. Compared are the first step's gradients
+and how far each parameter has moved just before Gaussians are first added, as relative differences; and their number at the
+end. Adam makes a whole step of a gradient however small, so the movement differs by more than the gradient. The training is
+the product's own: the system in Lightning's Trainer.
 """
 
 from __future__ import annotations
@@ -38,20 +39,29 @@ LOOK = 10
 """Steps after which the Gaussians are compared; the first are added in the step after."""
 
 
+COMPARED = ("gradients", "moved")
+
+
 class Watch(pl.Callback):
-    """Times between the beginnings of steps, and the Gaussians after `LOOK` steps."""
+    """Times between the beginnings of steps, the first gradients, and the Gaussians after `LOOK` steps."""
 
     def __init__(self) -> None:
         self.marks: list[Any] = []
         self.counts: list[int] = []
         self.start: dict[str, torch.Tensor] = {}
         self.moved: dict[str, torch.Tensor] = {}
+        self.gradients: dict[str, torch.Tensor] = {}
+
+    def on_before_optimizer_step(self, trainer: Any, system: Any, optimizer: Any) -> None:
+        if not self.gradients:
+            self.gradients = exact({name: p.grad for name, p in system.geometry.gaussians.params.items() if p.grad is not None})
 
     def on_train_batch_start(self, trainer: Any, system: Any, batch: Any, index: int) -> None:
         if index == 0:
-            self.start = values(system)
+            self.start = exact(system.geometry.gaussians.params)
         if index == LOOK:
-            self.moved = {name: value - self.start[name] for name, value in values(system).items()}
+            now = exact(system.geometry.gaussians.params)
+            self.moved = {name: value - self.start[name] for name, value in now.items()}
         self.marks.append(mark(system.device))
         self.counts.append(system.geometry.count)
 
@@ -64,8 +74,8 @@ class Watch(pl.Callback):
         return found[5:]
 
 
-def values(system: Any) -> dict[str, torch.Tensor]:
-    return {name: value.detach().double().cpu().clone() for name, value in system.geometry.gaussians.params.items()}
+def exact(tensors: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().double().cpu().clone() for name, value in tensors.items()}
 
 
 def mark(device: torch.device) -> Any:
@@ -105,7 +115,8 @@ def train(folder: Path, processes: int, options: argparse.Namespace) -> None:
     begin = time.perf_counter()
     trainer.fit(system, datamodule=threestudio.find(config.data_type)(config.data))
     if trainer.is_global_zero:
-        result = {"milliseconds": watch.milliseconds(), "moved": watch.moved, "count": system.geometry.count}
+        result = {"milliseconds": watch.milliseconds(), "count": system.geometry.count}
+        result |= {"gradients": watch.gradients, "moved": watch.moved}
         result |= {"seconds": time.perf_counter() - begin, "summing_ms": summing(trainer)}
         torch.save(result, folder / f"{options.name}.pt")
     elif processes > 1:
@@ -184,20 +195,20 @@ def launch(folder: Path, processes: int, name: str, options: argparse.Namespace)
 
 
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, float]:
-    """|a - b| / |a| of each parameter's movement."""
+    """|a - b| / |a| of each parameter's gradient or movement."""
     sizes = {name: float(value.norm()) for name, value in one.items() if value.numel()}
     return {name: float((other[name] - one[name]).norm()) / size for name, size in sizes.items() if size}
 
 
 def compare(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    runs = {name: {k: v for k, v in run.items() if k != "moved"} for name, run in found.items()}
+    runs = {name: {k: v for k, v in run.items() if k not in COMPARED} for name, run in found.items()}
     report: dict[str, Any] = {"runs": runs}
     medians = {name: statistics.median(run["milliseconds"]) for name, run in found.items() if "error" not in run}
     report["median_ms"] = medians
     if "one" in medians:
-        moved = found["one"]["moved"]
         others = [name for name in medians if name != "one"]
-        report["difference_to_one"] = {name: difference(moved, found[name]["moved"]) for name in others}
+        for what in COMPARED:
+            report[f"{what}, difference to one"] = {name: difference(found["one"][what], found[name][what]) for name in others}
     if {"one", "two"} <= medians.keys():
         report["speed_up"] = medians["one"] / medians["two"]
     return report
@@ -233,8 +244,9 @@ def main() -> None:
             report = compare(found)
             options.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
             print(f"  {name:10}", summary(found[name]), flush=True)
-    for key in ("difference_to_one", "speed_up"):
-        print(f"  {key}: {json.dumps(report.get(key))}")
+    for key, value in report.items():
+        if key != "runs":
+            print(f"  {key}: {json.dumps(value)}")
     print(f"raw numbers: {options.output}")
 
 
