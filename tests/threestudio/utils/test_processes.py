@@ -5,12 +5,22 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from threestudio.data.uncond import RandomCameraDataModule
 from threestudio.errors import ConfigError
 from threestudio.utils import processes
-from threestudio.utils.processes import UnwrappedDDPStrategy, device_count, own_rows, strategy_for
+from threestudio.utils.processes import (
+    STEPS_BETWEEN_LOOKS,
+    UnwrappedDDPStrategy,
+    device_count,
+    look_for_signals_rarely,
+    own_rows,
+    strategy_for,
+)
 
 
 @pytest.fixture
@@ -76,3 +86,35 @@ def test_a_system_that_averages_its_gradients_is_not_wrapped():
     assert strategy_for(own, {"devices": 1}) == "auto"
     assert strategy_for(other, {"devices": 2}) == "auto"
     assert strategy_for(own, {"devices": 2, "strategy": "ddp_spawn"}) == "ddp_spawn"
+
+
+@pytest.fixture
+def loop():
+    """Lightning's own training loop, which looks for signals at each call of a private method."""
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    if not hasattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"):
+        pytest.skip(f"Lightning {pl.__version__} tells no process of another's signals")
+    return trainer.fit_loop.epoch_loop
+
+
+def test_the_device_is_asked_for_signals_only_now_and_then(loop, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda *_, **__: asked.append(1))
+    monkeypatch.setattr(DDPStrategy, "setup", lambda self, trainer: None)
+    UnwrappedDDPStrategy().setup(loop.trainer)
+    for _ in range(2 * STEPS_BETWEEN_LOOKS + 1):
+        loop._broadcast_sigterm_tensor()
+    assert len(asked) == 3
+
+
+def test_another_processs_signal_still_ends_the_training(loop, monkeypatch):
+    look_for_signals_rarely(loop)
+    loop._broadcast_sigterm_tensor()
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda flag, src: flag.fill_(1))
+    with pytest.raises(SIGTERMException):
+        for _ in range(STEPS_BETWEEN_LOOKS):
+            loop._broadcast_sigterm_tensor()
+
+
+def test_a_lightning_that_does_not_look_is_left_alone():
+    look_for_signals_rarely(SimpleNamespace())
