@@ -113,10 +113,13 @@ def train(folder: Path, processes: int, options: argparse.Namespace) -> None:
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
     )  # fmt: skip
     begin = time.perf_counter()
-    trainer.fit(system, datamodule=threestudio.find(config.data_type)(config.data))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.filterwarnings("always", message=".*CUDA graph")
+        trainer.fit(system, datamodule=threestudio.find(config.data_type)(config.data))
     if trainer.is_global_zero:
         result = {"milliseconds": watch.milliseconds(), "count": system.geometry.count}
         result |= {"gradients": watch.gradients, "moved": watch.moved}
+        result["not recorded"] = [text for text in (str(warning.message) for warning in seen) if "CUDA graph" in text]
         result |= {"seconds": time.perf_counter() - begin, "summing_ms": summing(trainer)}
         torch.save(result, folder / f"{options.name}.pt")
     elif processes > 1:
@@ -255,7 +258,8 @@ def summary(run: dict[str, Any]) -> str:
         return run["error"][-700:]
     summing_ms = "" if run["summing_ms"] is None else f", of which adding up gradients {run['summing_ms']:.2f}"
     median = statistics.median(run["milliseconds"])
-    return f"{median:8.1f} ms{summing_ms}; {run['count']} Gaussians; {run['seconds']:.0f} s"
+    lines = [f"{median:8.1f} ms{summing_ms}; {run['count']} Gaussians; {run['seconds']:.0f} s", *run["not recorded"]]
+    return "; ".join(lines)
 
 
 if __name__ == "__main__":
