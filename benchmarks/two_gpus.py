@@ -37,9 +37,8 @@ from benchmarks.stepping import COMPILED, alone, random_sd21, tiny_teacher  # no
 
 LOOK = 10
 """Steps after which the Gaussians are compared; the first are added in the step after."""
-
-
 COMPARED = ("gradients", "moved")
+"""What one training's results say of each parameter."""
 
 
 class Watch(pl.Callback):

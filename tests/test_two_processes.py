@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -108,6 +109,24 @@ def test_one_process_makes_the_same_asset(together: SimpleNamespace, start: str)
 def test_resuming_equals_never_stopping(together: SimpleNamespace):
     first, second = checkpoint(together.folder, "whole"), checkpoint(together.folder, "resumed")
     assert small_run.differences(first, second) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking")
+def test_both_end_when_the_first_is_told_to(together: SimpleNamespace):
+    endless = arguments(together.teacher, together.folder, "endless", *TOGETHER, "trainer.max_steps=1000000")
+    process = subprocess.Popen([sys.executable, "launch.py", *endless], cwd=small_run.ROOT, env=small_run.environment(),
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not checkpoint(together.folder, "endless").is_file():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        process.terminate()
+        output, _ = process.communicate(timeout=60)  # until the other, which writes to the same pipe, has ended as well
+    finally:
+        process.kill()
+    assert "was told to end (SIGTERM)" in output
+    torch.load(checkpoint(together.folder, "endless"), weights_only=True)
 
 
 def test_one_process_writes_and_no_view_is_missing(together: SimpleNamespace):

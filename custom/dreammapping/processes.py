@@ -111,9 +111,9 @@ def gather_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
         return list(tensors)
     pieces = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
     own = torch.cat(pieces)
-    everyone = own.new_empty(process_count() * own.numel())
-    dist.all_gather_into_tensor(everyone, own)
-    parts = everyone.view(process_count(), -1).split([piece.numel() for piece in pieces], 1)
+    everyone = own.new_empty(process_count(), own.numel())
+    dist.all_gather(list(everyone), own)
+    parts = everyone.split([piece.numel() for piece in pieces], 1)
     # A copy of its own has the place in memory that other types of number need.
     return [part.clone().view(-1).view(x.dtype).view(-1, *x.shape[1:]) for part, x in zip(parts, tensors)]
 

@@ -12,6 +12,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from threestudio.errors import ConfigError
 
@@ -44,32 +47,56 @@ class UnwrappedDDPStrategy(DDPStrategy):
 
     def setup(self, trainer: pl.Trainer) -> None:
         super().setup(trainer)
-        look_for_signals_rarely(trainer.fit_loop.epoch_loop)
+        StopTogether(trainer).install()
 
     def configure_ddp(self) -> None:
         """Leave the module as it is."""
 
 
 STEPS_BETWEEN_LOOKS = 50
-"""So many steps pass before a process learns that another was told to end (SIGTERM); its own it heeds at once."""
+"""So many steps may pass before a run that was told to end (SIGTERM) ends."""
 
 
-def look_for_signals_rarely(loop: Any) -> None:
-    """Have Lightning's training loop tell the processes of signals every `STEPS_BETWEEN_LOOKS` steps instead of in each.
+class StopTogether:
+    """SIGTERM for several processes: whichever is told to end, all end after the same step.
 
-    It does so through the device and reads the answer (Lightning's issue 21487), so that no step can be prepared while the
-    device still works on the one before: half of what a second GPU gains. All processes count the same steps.
+    In Lightning's place, which has two faults. It asks for signals through the device in every step and reads the answer, so
+    that no step can be prepared while the device works on the one before. And the process that gets the signal makes a
+    transfer on the spot, beside whatever the others are at, so that the run hangs (seen with Lightning 2.6.6).
     """
-    original = getattr(loop, "_broadcast_sigterm_tensor", None)  # since 2.5.2
-    if original is None:
-        return
-    calls = itertools.count()
 
-    def sometimes() -> None:
-        if next(calls) % STEPS_BETWEEN_LOOKS == 0:
-            original()
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self.trainer, self.asked, self.calls = trainer, False, itertools.count()
 
-    loop._broadcast_sigterm_tensor = sometimes
+    def install(self) -> None:
+        """Before Lightning registers its handlers. Versions without the faults (before 2.5.2) are left alone."""
+        loop, signals = self.trainer.fit_loop.epoch_loop, getattr(self.trainer, "_signal_connector", None)
+        if hasattr(loop, "_broadcast_sigterm_tensor") and hasattr(signals, "_sigterm_notifier_fn"):
+            loop._broadcast_sigterm_tensor = self.look
+            signals._sigterm_notifier_fn = self.remember
+
+    def remember(self, number: int, frame: Any) -> None:
+        """The signal's handler. In a training the other processes hear of it by `look`; elsewhere each ends by itself."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.asked = True
+            return
+        if self.trainer.strategy.launcher is not None:
+            self.trainer.strategy.launcher.kill(number)
+        self.trainer._signal_connector.received_sigterm = True
+
+    def look(self) -> None:
+        """Before each step, in all processes.
+
+        Raises:
+            SIGTERMException: in all of them, if one was told to end.
+        """
+        if next(self.calls) % STEPS_BETWEEN_LOOKS:
+            return
+        asked = torch.tensor(int(self.asked), device=self.trainer.strategy.root_device)
+        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        if asked.item():
+            rank_zero_info("The run was told to end (SIGTERM). Its last checkpoint goes on from there: resume=FILE")
+            raise SIGTERMException
 
 
 def device_count(settings: dict[str, Any]) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from threestudio.data.uncond import RandomCameraDataModule
@@ -15,9 +17,9 @@ from threestudio.errors import ConfigError
 from threestudio.utils import processes
 from threestudio.utils.processes import (
     STEPS_BETWEEN_LOOKS,
+    StopTogether,
     UnwrappedDDPStrategy,
     device_count,
-    look_for_signals_rarely,
     own_rows,
     strategy_for,
 )
@@ -89,32 +91,56 @@ def test_a_system_that_averages_its_gradients_is_not_wrapped():
 
 
 @pytest.fixture
-def loop():
-    """Lightning's own training loop, which looks for signals at each call of a private method."""
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    if not hasattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"):
+def trainer(monkeypatch):
+    """Lightning's, as its strategy leaves it. `.others` is what other processes say at each look, `.looks` counts."""
+    made = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    if not hasattr(made.fit_loop.epoch_loop, "_broadcast_sigterm_tensor"):
         pytest.skip(f"Lightning {pl.__version__} tells no process of another's signals")
-    return trainer.fit_loop.epoch_loop
-
-
-def test_the_device_is_asked_for_signals_only_now_and_then(loop, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.distributed, "broadcast", lambda *_, **__: asked.append(1))
     monkeypatch.setattr(DDPStrategy, "setup", lambda self, trainer: None)
-    UnwrappedDDPStrategy().setup(loop.trainer)
-    for _ in range(2 * STEPS_BETWEEN_LOOKS + 1):
-        loop._broadcast_sigterm_tensor()
-    assert len(asked) == 3
+    made.looks, made.others = 0, 0
+    made.state.fn = TrainerFn.FITTING
+
+    def all_reduce(flag, operation):
+        assert operation == torch.distributed.ReduceOp.MAX
+        made.looks += 1
+        flag.fill_(max(int(flag), made.others))
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    UnwrappedDDPStrategy().setup(made)
+    return made
 
 
-def test_another_processs_signal_still_ends_the_training(loop, monkeypatch):
-    look_for_signals_rarely(loop)
-    loop._broadcast_sigterm_tensor()
-    monkeypatch.setattr(torch.distributed, "broadcast", lambda flag, src: flag.fill_(1))
+def steps(trainer, count):
+    for _ in range(count):
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+
+
+def test_the_device_is_asked_for_signals_only_now_and_then(trainer):
+    steps(trainer, 2 * STEPS_BETWEEN_LOOKS + 1)
+    assert trainer.looks == 3
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_all_end_when_one_is_told_to(trainer, own):
+    steps(trainer, 1)
+    if own:
+        trainer._signal_connector._sigterm_notifier_fn(signal.SIGTERM, None)
+        assert not trainer.received_sigterm  # at which Lightning would end this process alone
+    else:
+        trainer.others = 1
+    steps(trainer, STEPS_BETWEEN_LOOKS - 1)
     with pytest.raises(SIGTERMException):
-        for _ in range(STEPS_BETWEEN_LOOKS):
-            loop._broadcast_sigterm_tensor()
+        steps(trainer, 1)
+
+
+def test_outside_of_a_training_each_ends_by_itself(trainer):
+    trainer.state.fn, told = TrainerFn.TESTING, []
+    trainer.strategy._launcher = SimpleNamespace(kill=told.append)
+    trainer._signal_connector._sigterm_notifier_fn(signal.SIGTERM, None)
+    assert trainer.received_sigterm and told == [signal.SIGTERM]
 
 
 def test_a_lightning_that_does_not_look_is_left_alone():
-    look_for_signals_rarely(SimpleNamespace())
+    before = SimpleNamespace(fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace()))
+    StopTogether(before).install()
+    assert vars(before.fit_loop.epoch_loop) == {}
