@@ -1,6 +1,6 @@
 """What a loss trains, by several processes: each does the same work for the whole batch.
 
-An operator of a million parameters takes as long for four images as for two, since it is many small kernels. Shared out,
+An operator of a million parameters is many small kernels, which take about as long for four images as for two. Shared out,
 each of its normalizations would wait for all processes twice, and nothing of it could be recorded. So its inputs are
 gathered, in one transfer, and everything else is as with one process.
 """
